@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Runs the tests with the race detector.
+#
+#   test.sh quick   reduced counts, for every change
+#   test.sh full    the counts that the proofs state
+#
+# How a test learns it: KELPIE_PROOF is quick or full, KELPIE_SEED is the seed of
+# whatever a test draws at random (the default is fixed, so that a red run is the
+# same run for everyone). Property tests by pgregory.net/rapid need no code for
+# it: packages whose test binary links rapid are run with its flags.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export KELPIE_PROOF=${1:?quick or full} KELPIE_SEED=${KELPIE_SEED:-20260101}
+case $KELPIE_PROOF in
+quick) timeout=10m checks=${RAPID_CHECKS:-100} ;;
+full) timeout=60m checks=${RAPID_CHECKS:-20000} ;;
+*)
+  echo "usage: test.sh quick|full" >&2
+  exit 2
+  ;;
+esac
+
+go vet ./...
+all=$(go list ./...)
+with_rapid=$(go list -test -f \
+  '{{$p := .ImportPath}}{{range .Deps}}{{if eq . "pgregory.net/rapid"}}{{$p}}{{"\n"}}{{end}}{{end}}' ./... |
+  sed -n 's/\.test$//p' | sort -u)
+without=$(comm -23 <(sort -u <<<"$all") <(printf '%s\n' "$with_rapid"))
+
+echo "tests: KELPIE_PROOF=$KELPIE_PROOF KELPIE_SEED=$KELPIE_SEED rapid.checks=$checks"
+status=0
+if [[ -n $with_rapid ]]; then
+  # shellcheck disable=SC2086 # one argument per package
+  go test -race -timeout="$timeout" $with_rapid -rapid.seed="$KELPIE_SEED" -rapid.checks="$checks" || status=1
+fi
+if [[ -n $without ]]; then
+  # shellcheck disable=SC2086 # one argument per package
+  go test -race -timeout="$timeout" $without || status=1
+fi
+exit $status
