@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
+)
+
+// environment holds what the groups share: the built binary, a policy on disk,
+// and where things are written.
+type environment struct {
+	opt    options
+	dir    string
+	binary string
+	policy string
+	shape  shape
+}
+
+func newEnvironment(ctx context.Context, opt options) (*environment, error) {
+	dir, err := os.MkdirTemp("", "kelpie-bench-")
+	if err != nil {
+		return nil, fmt.Errorf("make a temporary directory: %w", err)
+	}
+	env := &environment{
+		opt: opt, dir: dir,
+		binary: filepath.Join(dir, "kelpie"),
+		policy: filepath.Join(dir, "policy"),
+		shape:  shape{agents: 1000, scopes: 1000, scopesPerAgent: 10},
+	}
+	if opt.keep != "" {
+		env.dir = opt.keep
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", env.binary, "github.com/kelpie-authz/kelpie/cmd/kelpie")
+	if msg, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build kelpie: %w\n%s", err, msg)
+	}
+	return env, env.writePolicy()
+}
+
+func (e *environment) writePolicy() error {
+	if err := os.MkdirAll(e.policy, 0o755); err != nil {
+		return fmt.Errorf("write the policy: %w", err)
+	}
+	for _, doc := range generate(e.shape) {
+		if err := os.WriteFile(filepath.Join(e.policy, doc.Name), doc.Data, 0o600); err != nil {
+			return fmt.Errorf("write the policy: %w", err)
+		}
+	}
+	return nil
+}
+
+func (e *environment) close() {
+	// What stays behind is a temporary directory: nothing to tell anyone.
+	_ = os.RemoveAll(filepath.Dir(e.binary))
+}
+
+// server is one process under measurement.
+type server struct {
+	cmd  *exec.Cmd
+	addr string
+	log  *os.File
+}
+
+// startKelpie starts `kelpie serve` as a user would: decision log on (to a
+// file), metrics on, the default settings.
+func (e *environment) startKelpie(ctx context.Context, name, policyDir string) (*server, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(e.dir, name+".log"))
+	if err != nil {
+		return nil, fmt.Errorf("create the log: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, e.binary, "serve", "--policy", policyDir, "--grpc-addr", addr,
+		"--admin-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0", "--state", filepath.Join(e.dir, name+".state"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start kelpie: %w", err)
+	}
+	s := &server{cmd: cmd, addr: addr, log: log}
+	if err := s.await(ctx, e.request(0)); err != nil {
+		s.stop()
+		return nil, fmt.Errorf("kelpie did not come up, see %s: %w", log.Name(), err)
+	}
+	return s, nil
+}
+
+// startEmpty starts this program as the empty service, with the collector set
+// as Kelpie sets its own, and replies of the size of reply.
+func (e *environment) startEmpty(ctx context.Context, reply *authzv1.AuthorizeResponse) (*server, error) {
+	raw, err := proto.Marshal(reply)
+	if err != nil {
+		return nil, fmt.Errorf("encode the reply: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, self, emptyServerArg, base64.StdEncoding.EncodeToString(raw))
+	cmd.Env = append(os.Environ(), "GOGC="+collectorPercent())
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start the empty server: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the empty server: %w", err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return nil, fmt.Errorf("the empty server did not come up: %w", err)
+	}
+	return &server{cmd: cmd, addr: strings.TrimSpace(line)}, nil
+}
+
+// collectorPercent is the GOGC that both sides run with: Kelpie's default
+// unless the environment says otherwise, which Kelpie obeys too.
+func collectorPercent() string {
+	if v := os.Getenv("GOGC"); v != "" {
+		return v
+	}
+	return "400"
+}
+
+func (s *server) stop() {
+	// The process may have ended by itself; there is nothing to do about either error.
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	if s.log != nil {
+		_ = s.log.Close()
+	}
+}
+
+// cpu is the CPU time that the process has used, in steps of 10 ms.
+func (s *server) cpu() (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("read the CPU time: %w", err)
+	}
+	// The name is in parentheses and may hold spaces; utime and stime are the
+	// 12th and 13th fields after it (proc(5)), in ticks of 10 ms.
+	_, rest, ok := strings.Cut(string(raw), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 13 {
+		return 0, errors.New("read the CPU time: unexpected form of /proc/PID/stat")
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, fmt.Errorf("read the CPU time: %w", err)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond, nil
+}
+
+func (s *server) dial() (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", s.addr, err)
+	}
+	return conn, nil
+}
+
+// await asks until there is an answer. It looks for the listener itself,
+// because grpc-go waits a second before it dials again.
+func (s *server) await(ctx context.Context, req *authzv1.AuthorizeRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := awaitListener(ctx, s.addr); err != nil {
+		return err
+	}
+	conn, err := s.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = authzv1.NewAuthorizationServiceClient(conn).Authorize(ctx, req, grpc.WaitForReady(true))
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", s.addr, err)
+	}
+	return nil
+}
+
+func awaitListener(ctx context.Context, addr string) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(ctx, "tcp", addr)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("nobody listens on %s: %w", addr, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func freeAddr() (string, error) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer lis.Close()
+	return lis.Addr().String(), nil
+}
+
+// request is the i-th request of the load: many agents, many resources.
+func (e *environment) request(i int) *authzv1.AuthorizeRequest {
+	a := i * 31 % e.shape.agents
+	return &authzv1.AuthorizeRequest{
+		Agent: fmt.Sprintf("agent-%d", a), Action: "read",
+		Resource: resourceOf((a + i%e.shape.scopesPerAgent) % e.shape.scopes),
+		SourceIp: "10.8.0.5",
+	}
+}
