@@ -287,12 +287,14 @@ type Limiter interface {
 	Take(ctx context.Context, calls []Call, stop Stop) (n int, err error)
 
 	// Peek judges each call as Take would if it were the only one, and changes
-	// nothing. The Receipts are empty.
+	// nothing. Its States are all untouched ones, those before the charge; the
+	// Receipts are empty.
 	Peek(ctx context.Context, calls []Call) error
 
 	// Refund gives back what Take took, and empties r so that it cannot be
-	// given back twice by mistake; copies made with Clone are the caller's to
-	// refund at most once. It never raises a bucket above full and never gives
+	// given back twice by mistake. Each entry is refunded at most once, in
+	// whole or in part: that holds for copies made with Clone too, and it is
+	// for the caller to see to it. Refund never raises a bucket above full and never gives
 	// back what time has given back already: units of a rate that have
 	// refilled, of a window that have left it, of a quota whose calendar unit
 	// has ended, of a hold that has passed. When in doubt (the limit changed,
