@@ -1,0 +1,213 @@
+package config_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	configv1 "github.com/kelpie-authz/kelpie/gen/kelpie/config/v1"
+	"github.com/kelpie-authz/kelpie/internal/config"
+)
+
+func env(vars map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		v, ok := vars[name]
+		return v, ok
+	}
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLoadDefaults(t *testing.T) {
+	t.Parallel()
+	got, err := config.Load(config.Sources{Flags: map[string]string{"policy": "p"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Policy: "p", GRPCAddr: "127.0.0.1:7070", AdminAddr: "127.0.0.1:7072", HealthAddr: "127.0.0.1:7073",
+		State: ".kelpie", LogLevel: slog.LevelInfo, MaxInFlight: 4096, MaxLimitKeys: 1_000_000,
+		DrainTimeout: 15 * time.Second, GCPercent: 400,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadPrecedence(t *testing.T) {
+	t.Parallel()
+	path := file(t, "policy: from-file\nstate: from-file\ngrpc_addr: 127.0.0.1:1\ndrain_timeout: 3s\nmax_in_flight: 7\ninsecure: true\nlog_level: warn\n")
+	got, err := config.Load(config.Sources{
+		File: path,
+		Lookup: env(map[string]string{
+			"KELPIE_STATE": "from-env", "KELPIE_GRPC_ADDR": "127.0.0.1:2", "KELPIE_MAX_IN_FLIGHT": "",
+			"KELPIE_SERVICE_HOST": "10.0.0.1", "KELPIE_DRAIN_DELAY": "2s",
+		}),
+		Flags: map[string]string{"grpc_addr": "127.0.0.1:3", "insecure": "false", "drain_delay": "0s"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Default()
+	want.Policy, want.State, want.GRPCAddr = "from-file", "from-env", "127.0.0.1:3"
+	want.DrainTimeout, want.MaxInFlight, want.LogLevel = 3*time.Second, 7, slog.LevelWarn
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadFileFromEnvironment(t *testing.T) {
+	t.Parallel()
+	path := file(t, "policy: here\n")
+	got, err := config.Load(config.Sources{Lookup: env(map[string]string{"KELPIE_CONFIG": path})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Policy != "here" {
+		t.Errorf("policy %q", got.Policy)
+	}
+}
+
+func TestLoadFaults(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		yaml  string
+		flags map[string]string
+		env   map[string]string
+		want  []string
+	}{
+		"no policy":         {want: []string{"policy: no policy directory"}},
+		"unknown key":       {yaml: "policy: p\npolicies: q\n", want: []string{`config.yaml:2:1: there is no key "policies"`}},
+		"camel case":        {yaml: "policy: p\ngrpcAddr: 127.0.0.1:1\n", want: []string{`there is no key "grpcAddr"`}},
+		"twice":             {yaml: "policy: p\npolicy: q\n", want: []string{"config.yaml:2:1: policy is given twice, first in line 1"}},
+		"null":              {yaml: "policy:\n", want: []string{"config.yaml:1:1: policy has no value"}},
+		"two documents":     {yaml: "policy: p\n---\npolicy: q\n", want: []string{"more than one YAML document"}},
+		"a list":            {yaml: "- policy\n", want: []string{"config.yaml:1:1: is not a map"}},
+		"bad YAML":          {yaml: "policy: [\n", want: []string{"config.yaml"}},
+		"bad level":         {yaml: "policy: p\nlog_level: loud\n", want: []string{"config.yaml:2", "log_level"}},
+		"bad duration":      {yaml: "policy: p\ndrain_timeout: soon\n", want: []string{"config.yaml:2"}},
+		"too long a drain":  {yaml: "policy: p\ndrain_timeout: 601s\n", want: []string{"drain_timeout"}},
+		"bad env":           {env: map[string]string{"KELPIE_INSECURE": "maybe"}, want: []string{`KELPIE_INSECURE: "maybe" is neither true nor false`}},
+		"bad flag":          {flags: map[string]string{"max_in_flight": "-1"}, want: []string{"--max-in-flight: \"-1\" is not a whole number"}},
+		"bad flag duration": {flags: map[string]string{"drain_delay": "1"}, want: []string{"--drain-delay"}},
+		"negative delay":    {flags: map[string]string{"policy": "p", "drain_delay": "-1s"}, want: []string{"drain_delay"}},
+		"no such flag key":  {flags: map[string]string{"grpc-addr": "x"}, want: []string{`there is no such key`}},
+		"address":           {flags: map[string]string{"policy": "p", "grpc_addr": "7070"}, want: []string{`grpc_addr: "7070" is not an address`}},
+		"port":              {flags: map[string]string{"policy": "p", "health_addr": "127.0.0.1:70000"}, want: []string{"health_addr:"}},
+		"relative socket":   {flags: map[string]string{"policy": "p", "grpc_addr": "unix:kelpie.sock"}, want: []string{"unix:///absolute/path"}},
+		"key without cert":  {flags: map[string]string{"policy": "p", "tls_key": "k"}, want: []string{"TLS needs both"}},
+		"CA without TLS":    {flags: map[string]string{"policy": "p", "client_ca": "k"}, want: []string{"client_ca:"}},
+		"off loopback": {
+			flags: map[string]string{"policy": "p", "grpc_addr": "0.0.0.0:7070", "admin_addr": "[::]:7072"},
+			want:  []string{"grpc_addr: 0.0.0.0:7070 is not a loopback address", "admin_addr: [::]:7072 is not a loopback address", "insecure"},
+		},
+		"a name is not local": {flags: map[string]string{"policy": "p", "grpc_addr": "kelpie.example.com:7070"}, want: []string{"grpc_addr:"}},
+		"several at once": {
+			flags: map[string]string{"grpc_addr": "x", "admin_addr": "y", "tls_cert": "c"},
+			want:  []string{"policy:", "grpc_addr:", "admin_addr:", "TLS needs both"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			src := config.Sources{Flags: tc.flags, Lookup: env(tc.env)}
+			if tc.yaml != "" {
+				src.File = file(t, tc.yaml)
+			}
+			cfg, err := config.Load(src)
+			if err == nil {
+				t.Fatalf("loaded %+v", cfg)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error lacks %q:\n%v", want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestHealthMayBeOffLoopback(t *testing.T) {
+	t.Parallel()
+	if _, err := config.Load(config.Sources{Flags: map[string]string{"policy": "p", "health_addr": "0.0.0.0:7073"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOffLoopbackAllowed(t *testing.T) {
+	t.Parallel()
+	for name, extra := range map[string]map[string]string{
+		"insecure": {"insecure": "true"},
+		"TLS":      {"tls_cert": "c", "tls_key": "k"},
+	} {
+		flags := map[string]string{"policy": "p", "grpc_addr": "0.0.0.0:7070"}
+		for k, v := range extra {
+			flags[k] = v
+		}
+		if _, err := config.Load(config.Sources{Flags: flags}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestLocal(t *testing.T) {
+	t.Parallel()
+	for addr, want := range map[string]bool{
+		"127.0.0.1:1": true, "127.9.9.9:1": true, "[::1]:1": true, "localhost:1": true, "unix:///x": true,
+		"[::ffff:127.0.0.1]:1": true, "0.0.0.0:1": false, ":1": false, "[::]:1": false, "10.0.0.1:1": false,
+		"example.com:1": false, "nonsense": false,
+	} {
+		if got := config.Local(addr); got != want {
+			t.Errorf("Local(%q) = %v", addr, got)
+		}
+	}
+}
+
+// Every field of the schema is a key with a flag, a variable, a sentence, and a way to set it.
+func TestKeysCoverTheSchema(t *testing.T) {
+	t.Parallel()
+	keys := config.Keys()
+	fields := (&configv1.Config{}).ProtoReflect().Descriptor().Fields()
+	if len(keys) != fields.Len() {
+		t.Fatalf("%d keys for %d fields", len(keys), fields.Len())
+	}
+	samples := map[string]string{"bool": "true", "uint32": "9", "message": "9s"}
+	for i, key := range keys {
+		if key.Usage == "" {
+			t.Errorf("%s has no usage", key.Name)
+		}
+		sample, ok := samples[fields.Get(i).Kind().String()]
+		switch {
+		case key.Name == "log_level":
+			sample = "debug"
+		case strings.HasSuffix(key.Name, "_addr"):
+			sample = "127.0.0.1:9"
+		case !ok:
+			sample = "text"
+		}
+		flags := map[string]string{"policy": "p", "tls_cert": "c", "tls_key": "k"}
+		base, err := config.Load(config.Sources{Flags: flags})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := config.Load(config.Sources{Flags: flags, Lookup: env(map[string]string{key.Env: sample})})
+		if err != nil {
+			t.Errorf("%s=%s: %v", key.Env, sample, err)
+			continue
+		}
+		if _, fixed := flags[key.Name]; !fixed && cmp.Equal(base, got) {
+			t.Errorf("%s changes nothing in Config", key.Env)
+		}
+	}
+}
