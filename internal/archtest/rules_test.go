@@ -1,0 +1,138 @@
+package archtest_test
+
+// rule says what the packages matching `of` may import. The first rule that
+// matches a package is the one that applies, so the exact ones stand before the
+// patterns. In patterns, `a/*` is one level below a and `a/**` any level below it.
+type rule struct {
+	of        string
+	mayImport []string // packages of ours, by path within the module
+	mayNot    []ban    // packages of others
+	pure      bool     // no clock of its own, see clockless
+	tests     bool     // for _test files, other test packages and tools alone
+	tool      bool     // run by developers, never linked into kelpie
+	why       string   // printed with each violation of mayImport
+}
+
+// ban is a package of others, or a pattern of such, and why it stays out.
+type ban struct {
+	what string
+	why  string
+}
+
+// noSideEffects keeps a package a function of its arguments.
+var noSideEffects = []ban{
+	{"net", "a decision is made without I/O; net/netip is the pure part"},
+	{"net/http", "a decision is made without I/O"},
+	{"net/url", "a decision is made on names, not on addresses of servers"},
+	{"os", "documents come in as bytes or an fs.FS, so that a test and a server compile alike"},
+	{"os/**", "a decision is made without I/O"},
+	{"syscall", "a decision is made without I/O"},
+	{"log", "the core returns what happened; who called it logs it, once"},
+	{"log/**", "the core returns what happened; who called it logs it, once"},
+	{"math/rand", "the same request and snapshot must give the same decision"},
+	{"math/rand/**", "the same request and snapshot must give the same decision"},
+	{"crypto/rand", "the same request and snapshot must give the same decision"},
+}
+
+// noWire keeps protobuf and gRPC out: messages stop at the adapters.
+var noWire = []ban{
+	{"google.golang.org/grpc", "the core reads without gRPC; adapters translate"},
+	{"google.golang.org/grpc/**", "the core reads without gRPC; adapters translate"},
+	{"google.golang.org/protobuf", "messages stop at the adapters"},
+	{"google.golang.org/protobuf/**", "messages stop at the adapters"},
+	{"net/http", "the core reads without HTTP; adapters translate"},
+}
+
+// testLibraries stay out of whatever is linked into kelpie.
+var testLibraries = []ban{
+	{"testing", "production code must not carry the test runner and its flags"},
+	{"testing/**", "production code must not carry test support"},
+	{"net/http/httptest", "production code must not carry test support"},
+	{"pgregory.net/rapid", "a test library"},
+	{"go.uber.org/goleak", "a test library"},
+	{"github.com/google/go-cmp/**", "it panics where it does not understand a type; tests only"},
+}
+
+// whySuite is why only tests and tools import what is marked tests.
+const whySuite = "test suites and test kits are never linked into production code"
+
+// house is who may import whom.
+var house = []rule{
+	// The roots: nothing of ours, and not each other.
+	{of: "limiter", mayNot: append(noSideEffects[:len(noSideEffects):len(noSideEffects)], noWire...), pure: true, why: "a root is understood alone"},
+	{of: "store", mayNot: noWire, pure: true, why: "a root is understood alone"},
+	{of: "audit", mayNot: noWire, pure: true, why: "a root is understood alone"},
+	{of: "identity", mayNot: noWire, pure: true, why: "a root is understood alone"},
+	{of: "notify", mayNot: noWire, pure: true, why: "a root is understood alone"},
+	{of: "detect", mayNot: noWire, pure: true, why: "a root is understood alone"},
+
+	// Conformance suites: their own root, and tests alone import them.
+	{of: "limiter/limitertest", mayImport: []string{"limiter"}, tests: true, why: "a suite knows the contract, not a driver"},
+	{of: "store/storetest", mayImport: []string{"store"}, tests: true, why: "a suite knows the contract, not a driver"},
+	{of: "audit/audittest", mayImport: []string{"audit"}, tests: true, why: "a suite knows the contract, not a driver"},
+	{of: "identity/identitytest", mayImport: []string{"identity"}, tests: true, why: "a suite knows the contract, not a driver"},
+	{of: "server/servertest", mayImport: []string{"pdp", "server", "client", "gen/**"}, tests: true, why: "the parity of the doors is seen from outside"},
+
+	// Drivers: their own root and their one library.
+	{of: "limiter/*", mayImport: []string{"limiter"}, why: "a driver knows its root and its library"},
+	{of: "store/*", mayImport: []string{"store"}, why: "a driver knows its root and its library"},
+	{of: "audit/*", mayImport: []string{"audit"}, why: "a driver knows its root and its library"},
+	{of: "identity/*", mayImport: []string{"identity"}, why: "a driver knows its root and its library"},
+	{of: "notify/*", mayImport: []string{"notify"}, why: "a driver knows its root and its library"},
+
+	// The core.
+	{of: "policy", mayImport: []string{"gen/kelpie/policy/v1"}, mayNot: append(noSideEffects[:len(noSideEffects):len(noSideEffects)], ban{"google.golang.org/grpc/**", "policy knows documents, not callers"}), pure: true, why: "policy is documents in, decision out; the schema of its documents is all that it needs"},
+	{of: "pdp", mayImport: []string{"policy", "limiter", "store", "audit", "identity"}, mayNot: noWire, pure: true, why: "the use-cases compose the leaves and know no door and no driver"},
+
+	// The doors. An adapter that reached policy or limiter could decide.
+	{of: "server", mayImport: []string{"pdp", "identity", "gen/**"}, why: "a door translates, it never decides"},
+	{of: "server/*", mayImport: []string{"pdp", "identity", "gen/**"}, why: "a door translates, it never decides, and knows no other door"},
+	{of: "client", mayImport: []string{"gen/**"}, why: "users link the client: it must not bring the server along"},
+	{of: "client/*", mayImport: []string{"client", "gen/**"}, why: "users link the client: it must not bring the server along"},
+	{of: "gen/schema", why: "the schemas stand alone"},
+	{of: "gen/**", mayImport: []string{"gen/**"}, why: "generated code knows generated code"},
+
+	// Wiring. policytest answers approvals by itself: only `kelpie test` may hold it.
+	{of: "internal/app", mayImport: []string{"policy", "pdp", "limiter", "limiter/*", "store", "store/*", "audit", "audit/*", "identity", "identity/*", "notify", "notify/*", "detect", "server", "server/*", "gen/**", "internal/config", "internal/obs"}, why: "app wires production: everything but commands and test support"},
+	{of: "internal/cli", mayImport: []string{"policy", "pdp", "limiter", "client", "gen/**", "internal/app", "internal/config", "internal/obs", "internal/policytest"}, why: "a command parses, calls and prints"},
+	{of: "internal/config", mayImport: []string{"gen/kelpie/config/v1"}, why: "the configuration is read before anything is built"},
+	{of: "internal/obs", mayImport: []string{"pdp"}, why: "logs and metrics look at decisions, not at how they are made"},
+	{of: "internal/policytest", mayImport: []string{"policy", "pdp", "limiter", "gen/kelpie/policy/v1"}, why: "policy tests ask the core that production asks"},
+	{of: "cmd/kelpie", mayImport: []string{"internal/cli"}, why: "main starts the commands and nothing else"},
+
+	// For developers.
+	{of: "internal/testkit", mayImport: []string{"**"}, tests: true, why: whySuite},
+	{of: "internal/archtest", tool: true, why: "it reads the graph, not the packages"},
+	{of: "internal/bench", mayImport: []string{"**"}, tool: true, why: "it measures whatever there is"},
+	{of: "internal/mutants", tool: true, why: "it overlays source files and runs the go command"},
+	{of: "examples/**", mayImport: []string{"client", "client/*", "gen/**"}, why: "an example uses what a user can"},
+}
+
+// unreachable are paths that may not exist even through others.
+var unreachable = []struct {
+	from, to, why string
+}{
+	{"internal/app", "internal/policytest", "a server that can be given approvals by a test file is a server that allows without a human"},
+	{"internal/app", "internal/testkit", "test support must not reach a server"},
+	{"client", "server", "users link the client: it must not bring the server along"},
+	{"client", "pdp", "users link the client: it must not bring the server along"},
+	{"client", "policy", "users link the client: it must not bring the server along"},
+}
+
+// onlyFrom are packages whose importer must keep the import in files of one name.
+var onlyFrom = []struct {
+	importer, imported, filePrefix, why string
+}{
+	{"internal/cli", "internal/policytest", "test", "approvals are injected by `kelpie test` and by no other command"},
+}
+
+// Limits of size: what can be read in one sitting.
+const (
+	maxFileLines = 700
+	maxMainLines = 59
+)
+
+// vagueNames say nothing about what a package is for, so they collect everything.
+var vagueNames = []string{
+	"util", "utils", "common", "helper", "helpers", "model", "models", "manager", "managers", "misc", "shared", "base",
+}

@@ -1,0 +1,152 @@
+package archtest_test
+
+import (
+	"bytes"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// source is one parsed file of a package of ours.
+type source struct {
+	pkg    string // path within the module
+	name   string // base name
+	lines  int
+	syntax *ast.File
+}
+
+// parse reads one file; content stands for the file if it is not nil.
+func parse(pkg, path string, content []byte) (source, error) {
+	if content == nil {
+		read, err := os.ReadFile(path) //nolint:gosec // G304: a path that go list gave
+		if err != nil {
+			return source{}, fmt.Errorf("read source: %w", err)
+		}
+		content = read
+	}
+	syntax, err := parser.ParseFile(token.NewFileSet(), path, content, parser.ParseComments|parser.SkipObjectResolution)
+	if err != nil {
+		return source{}, fmt.Errorf("parse source: %w", err)
+	}
+	return source{pkg: pkg, name: filepath.Base(path), lines: bytes.Count(content, []byte("\n")), syntax: syntax}, nil
+}
+
+// isTest reports whether the file is for `go test` alone.
+func (s source) isTest() bool { return strings.HasSuffix(s.name, "_test.go") }
+
+// where names the file for a reader.
+func (s source) where() string { return s.pkg + "/" + s.name }
+
+// readsClock are the parts of package time that look at the clock or wait for it.
+var readsClock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
+
+// judgeClock lists each reading of the clock in a pure package. A constructor
+// may name time.Now as the default of the clock that it is given, uncalled.
+func judgeClock(s source, rules []rule) []string {
+	r, known := find(rules, s.pkg)
+	if !known || !r.pure || s.isTest() {
+		return nil
+	}
+	name := importName(s.syntax, "time")
+	if name == "" {
+		return nil
+	}
+	var found []string
+	if name == "." {
+		return []string{s.where() + " imports time with a dot: its readings of the clock could not be seen"}
+	}
+	for _, decl := range s.syntax.Decls {
+		function, isFunc := decl.(*ast.FuncDecl)
+		constructor := isFunc && function.Recv == nil && strings.HasPrefix(function.Name.Name, "New")
+		called := map[ast.Expr]bool{}
+		ast.Inspect(decl, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				called[n.Fun] = true
+			case *ast.SelectorExpr:
+				x, isIdent := n.X.(*ast.Ident)
+				if !isIdent || x.Name != name || !slices.Contains(readsClock, n.Sel.Name) {
+					return true
+				}
+				if constructor && n.Sel.Name == "Now" && !called[n] {
+					return true
+				}
+				found = append(found, fmt.Sprintf("%s uses time.%s: the clock is handed in, so that one call has one time and a test can set it", s.where(), n.Sel.Name))
+			}
+			return true
+		})
+	}
+	return found
+}
+
+// importName is the name under which the file knows an import, or "".
+func importName(file *ast.File, path string) string {
+	for _, spec := range file.Imports {
+		if unquoted, err := strconv.Unquote(spec.Path.Value); err != nil || unquoted != path {
+			continue
+		}
+		if spec.Name != nil {
+			return spec.Name.Name
+		}
+		return path[strings.LastIndex(path, "/")+1:]
+	}
+	return ""
+}
+
+// judgeInit finds functions that run before main.
+func judgeInit(s source) []string {
+	for _, decl := range s.syntax.Decls {
+		if f, isFunc := decl.(*ast.FuncDecl); isFunc && f.Recv == nil && f.Name.Name == "init" {
+			return []string{s.where() + " has an init function: nothing registers itself, wiring is read in internal/app"}
+		}
+	}
+	return nil
+}
+
+// judgeSize finds files that cannot be read in one sitting.
+func judgeSize(s source) []string {
+	limit := maxFileLines
+	if s.pkg == "cmd/kelpie" && s.name == "main.go" {
+		limit = maxMainLines
+	}
+	if s.lines <= limit {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s has %d lines, more than %d: give a part of it a file or a package of its own", s.where(), s.lines, limit)}
+}
+
+// judgeOnlyFrom finds imports that stand in another file than the one they belong to.
+func judgeOnlyFrom(s source, module string) []string {
+	var found []string
+	for _, o := range onlyFrom {
+		if s.pkg != o.importer || s.isTest() || strings.HasPrefix(s.name, o.filePrefix) {
+			continue
+		}
+		if importName(s.syntax, module+"/"+o.imported) != "" {
+			found = append(found, fmt.Sprintf("%s imports %s, which only %s/%s*.go may: %s", s.where(), o.imported, o.importer, o.filePrefix, o.why))
+		}
+	}
+	return found
+}
+
+// judgeDoc finds packages that do not say what they are for, or whose name does not.
+func judgeDoc(n node) []string {
+	var found []string
+	if n.Doc == "" {
+		found = append(found, n.ImportPath+" has no package comment: say what it is for, what it is not for, and show a few lines of use")
+	}
+	last := n.ImportPath[strings.LastIndex(n.ImportPath, "/")+1:]
+	for _, name := range []string{n.Name, last} {
+		if slices.Contains(vagueNames, name) {
+			found = append(found, fmt.Sprintf("%s is called %s, which says nothing: name it after what it knows", n.ImportPath, name))
+			break
+		}
+	}
+	return found
+}
