@@ -1,0 +1,97 @@
+package policy
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	"buf.build/go/protovalidate"
+)
+
+// addViolations notes what protovalidate refused, each where it stands.
+func (d *reader) addViolations(err error) {
+	var refused *protovalidate.ValidationError
+	if !errors.As(err, &refused) {
+		d.rule = ""
+		d.fault(d.root, err.Error(), "")
+		return
+	}
+	doc := &document{name: d.file, root: d.root}
+	index := map[string]place{} // entries of top-level maps, so that many violations do not mean many searches
+	for section, names := range pairs(d.root) {
+		for key, value := range pairs(names) {
+			index[section.Value+"/"+key.Value] = place{doc, key, value}
+		}
+	}
+	for _, v := range refused.Violations {
+		path := fieldPath(v.Proto.GetField())
+		rule := ""
+		if len(path) >= 2 {
+			rule = path[0] + "/" + path[1]
+		}
+		at, found := index[rule]
+		pos := position{d.file, d.root.Line, d.root.Column}
+		switch {
+		case found:
+			pos = doc.find(at.key, at.value, path[2:])
+		case len(path) > 0:
+			pos = doc.find(d.root, d.root, path)
+		}
+		id := v.Proto.GetRuleId()
+		// What is lacking may only be what another fault keeps from being read.
+		if d.bad[spot{pos.line, pos.column}] || d.lame[rule] && isLack(id) {
+			continue
+		}
+		message, fix := violationText(path, v.Proto)
+		d.r.add(pos, rule, message, fix)
+	}
+}
+
+func isLack(id string) bool {
+	return id == "required" || strings.HasSuffix(id, ".min_items") || strings.HasSuffix(id, ".min_bytes") ||
+		strings.HasSuffix(id, ".in")
+}
+
+// fieldPath turns agents["x"].grants[0].scope into its steps.
+func fieldPath(p *validate.FieldPath) []string {
+	var path []string
+	for _, e := range p.GetElements() {
+		path = append(path, e.GetFieldName())
+		switch e.WhichSubscript() {
+		case validate.FieldPathElement_Index_case:
+			path = append(path, strconv.FormatUint(e.GetIndex(), 10))
+		case validate.FieldPathElement_StringKey_case:
+			path = append(path, e.GetStringKey())
+		}
+	}
+	return path
+}
+
+// violationText says a violation in the words of policies.
+func violationText(path []string, v *validate.Violation) (string, string) {
+	name := "the document"
+	for i := len(path) - 1; i >= 0; i-- {
+		if _, err := strconv.Atoi(path[i]); err != nil {
+			name = path[i]
+			break
+		}
+	}
+	if v.GetForKey() {
+		name = "the name " + quote(name)
+	}
+	switch id := v.GetRuleId(); {
+	case id == "string.pattern" && v.GetForKey():
+		return name + " cannot be used", "write at most 128 ASCII letters, digits, _, . and -, the first a letter or digit"
+	case id == "required", id == "repeated.min_items", id == "string.min_bytes":
+		return name + " is missing", "write " + name
+	case strings.HasSuffix(id, ".in"):
+		return name + ": " + v.GetMessage(), "write one of them"
+	case id == "duration.gt", id == "uint32.gt":
+		return name + " is zero", "write more than 0, or leave it out"
+	case id == "repeated.unique":
+		return name + " names one twice", "name each once"
+	default:
+		return name + ": " + v.GetMessage(), ""
+	}
+}
