@@ -79,21 +79,23 @@ func TestPathsAreCaught(t *testing.T) {
 // TestSourcesAreCaught plants what the syntax must not hold.
 func TestSourcesAreCaught(t *testing.T) {
 	t.Parallel()
-	const clock = "package x\nimport \"time\"\n"
+	const imports = "package x\nimport \"time\"\n"
 	cases := []struct {
 		name, pkg, file, content, want string
 	}{
-		{"now", "policy", "a.go", clock + "func f() time.Time { return time.Now() }\n", "policy/a.go uses time.Now"},
-		{"since", "limiter", "a.go", clock + "func f(t time.Time) time.Duration { return time.Since(t) }\n", "uses time.Since"},
-		{"sleep", "pdp", "a.go", clock + "func f() { time.Sleep(1) }\n", "uses time.Sleep"},
+		{"now", "policy", "a.go", imports + "func f() time.Time { return time.Now() }\n", "policy/a.go uses time.Now"},
+		{"since", "limiter", "a.go", imports + "func f(t time.Time) time.Duration { return time.Since(t) }\n", "uses time.Since"},
+		{"sleep", "pdp", "a.go", imports + "func f() { time.Sleep(1) }\n", "uses time.Sleep"},
 		{"renamed", "policy", "a.go", "package x\nimport clock \"time\"\nvar now = clock.Now\n", "uses time.Now"},
 		{"dotted", "policy", "a.go", "package x\nimport . \"time\"\nvar now = Now\n", "with a dot"},
-		{"a variable", "limiter", "a.go", clock + "var now = time.Now\n", "uses time.Now"},
-		{"the default of a constructor", "limiter", "a.go", clock + "func NewMemory() func() time.Time { return time.Now }\n", ""},
-		{"a call in a constructor", "limiter", "a.go", clock + "func NewMemory() time.Time { return time.Now() }\n", "uses time.Now"},
-		{"a duration", "policy", "a.go", clock + "const d = time.Second\n", ""},
-		{"a test", "policy", "a_test.go", clock + "func f() time.Time { return time.Now() }\n", ""},
-		{"not a pure package", "internal/app", "a.go", clock + "func f() time.Time { return time.Now() }\n", ""},
+		{"a variable", "limiter", "a.go", imports + "var now = time.Now\n", "uses time.Now"},
+		{"the default of a constructor", "limiter", "a.go", imports + "func NewMemory() func() time.Time { return time.Now }\n", ""},
+		{"a sleep in a constructor", "limiter", "a.go", imports + "func NewMemory() { time.Sleep(1) }\n", "uses time.Sleep"},
+		{"a method is no constructor", "limiter", "a.go", imports + "type m struct{}\nfunc (m) NewX() time.Time { return time.Now() }\n", "uses time.Now"},
+		{"not even a default in policy", "policy", "a.go", imports + "func New() func() time.Time { return time.Now }\n", "uses time.Now"},
+		{"a duration", "policy", "a.go", imports + "const d = time.Second\n", ""},
+		{"a test", "policy", "a_test.go", imports + "func f() time.Time { return time.Now() }\n", ""},
+		{"not a package of the core", "internal/app", "a.go", imports + "func f() time.Time { return time.Now() }\n", ""},
 		{"init", "server", "a.go", "package x\nfunc init() {}\n", "server/a.go has an init function"},
 		{"a method called init", "server", "a.go", "package x\ntype y struct{}\nfunc (y) init() {}\n", ""},
 		{"a long file", "server", "a.go", "package x\n" + strings.Repeat("\n", maxFileLines), "more than 700"},
@@ -151,9 +153,17 @@ func TestMatches(t *testing.T) {
 		pattern, path string
 		want          bool
 	}{
-		{"a", "a", true}, {"a", "a/b", false}, {"a", "ab", false},
-		{"a/*", "a/b", true}, {"a/*", "a", false}, {"a/*", "a/b/c", false}, {"a/*", "ab/c", false},
-		{"a/**", "a/b", true}, {"a/**", "a/b/c", true}, {"a/**", "a", false}, {"a/**", "ab/c", false},
+		{"a", "a", true},
+		{"a", "a/b", false},
+		{"a", "ab", false},
+		{"a/*", "a/b", true},
+		{"a/*", "a", false},
+		{"a/*", "a/b/c", false},
+		{"a/*", "ab/c", false},
+		{"a/**", "a/b", true},
+		{"a/**", "a/b/c", true},
+		{"a/**", "a", false},
+		{"a/**", "ab/c", false},
 		{"**", "anything/at/all", true},
 	}
 	for _, c := range cases {

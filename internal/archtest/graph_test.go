@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -16,18 +17,18 @@ import (
 // node is one package, as `go list -json` prints it. Packages of ours are
 // named by their path within the module, those of others by their full path.
 type node struct {
-	ImportPath   string
-	Name         string
-	Dir          string
-	Doc          string
-	GoFiles      []string
-	TestGoFiles  []string
-	XTestGoFiles []string
-	Imports      []string
+	ImportPath   string   `json:"ImportPath"`
+	Name         string   `json:"Name"`
+	Dir          string   `json:"Dir"`
+	Doc          string   `json:"Doc"`
+	GoFiles      []string `json:"GoFiles"`
+	TestGoFiles  []string `json:"TestGoFiles"`
+	XTestGoFiles []string `json:"XTestGoFiles"`
+	Imports      []string `json:"Imports"`
 	Module       *struct {
-		Path string
-		Main bool
-	}
+		Path string `json:"Path"`
+		Main bool   `json:"Main"`
+	} `json:"Module"`
 }
 
 // files are the Go files of the package, those of its tests among them.
@@ -159,7 +160,7 @@ func judgeImports(nodes []node, rules []rule) []string {
 			}
 			bans := r.mayNot
 			if !r.tests && !r.tool {
-				bans = append(bans[:len(bans):len(bans)], testLibraries...)
+				bans = slices.Concat(bans, testLibraries)
 			}
 			for _, b := range bans {
 				if matches(b.what, path) {
@@ -205,7 +206,7 @@ func path(nodes []node, from, to string) []string {
 				continue
 			}
 			seen[ours] = true
-			longer := append(chain[:len(chain):len(chain)], ours)
+			longer := slices.Concat(chain, []string{ours})
 			if ours == to {
 				return longer
 			}

@@ -1,5 +1,7 @@
 package archtest_test
 
+import "slices"
+
 // rule says what the packages matching `of` may import. The first rule that
 // matches a package is the one that applies, so the exact ones stand before the
 // patterns. In patterns, `a/*` is one level below a and `a/**` any level below it.
@@ -7,11 +9,20 @@ type rule struct {
 	of        string
 	mayImport []string // packages of ours, by path within the module
 	mayNot    []ban    // packages of others
-	pure      bool     // no clock of its own, see clockless
+	clock     clock    // how far it may look at the clock itself
 	tests     bool     // for _test files, other test packages and tools alone
 	tool      bool     // run by developers, never linked into kelpie
 	why       string   // printed with each violation of mayImport
 }
+
+// clock says where a package may name the clock of package time.
+type clock int
+
+const (
+	ownClock     clock = iota // anywhere
+	defaultClock              // as the default that a constructor fills in; otherwise it is handed in
+	noClock                   // nowhere: even the time is an argument
+)
 
 // ban is a package of others, or a pattern of such, and why it stays out.
 type ban struct {
@@ -43,6 +54,12 @@ var noWire = []ban{
 	{"net/http", "the core reads without HTTP; adapters translate"},
 }
 
+// noCallers is what policy, which does read protobuf for its documents, has no use for.
+var noCallers = []ban{
+	{"google.golang.org/grpc", "policy knows documents, not callers"},
+	{"google.golang.org/grpc/**", "policy knows documents, not callers"},
+}
+
 // testLibraries stay out of whatever is linked into kelpie.
 var testLibraries = []ban{
 	{"testing", "production code must not carry the test runner and its flags"},
@@ -59,12 +76,12 @@ const whySuite = "test suites and test kits are never linked into production cod
 // house is who may import whom.
 var house = []rule{
 	// The roots: nothing of ours, and not each other.
-	{of: "limiter", mayNot: append(noSideEffects[:len(noSideEffects):len(noSideEffects)], noWire...), pure: true, why: "a root is understood alone"},
-	{of: "store", mayNot: noWire, pure: true, why: "a root is understood alone"},
-	{of: "audit", mayNot: noWire, pure: true, why: "a root is understood alone"},
-	{of: "identity", mayNot: noWire, pure: true, why: "a root is understood alone"},
-	{of: "notify", mayNot: noWire, pure: true, why: "a root is understood alone"},
-	{of: "detect", mayNot: noWire, pure: true, why: "a root is understood alone"},
+	{of: "limiter", mayNot: slices.Concat(noSideEffects, noWire), clock: defaultClock, why: "a root is understood alone"},
+	{of: "store", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
+	{of: "audit", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
+	{of: "identity", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
+	{of: "notify", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
+	{of: "detect", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
 
 	// Conformance suites: their own root, and tests alone import them.
 	{of: "limiter/limitertest", mayImport: []string{"limiter"}, tests: true, why: "a suite knows the contract, not a driver"},
@@ -81,8 +98,8 @@ var house = []rule{
 	{of: "notify/*", mayImport: []string{"notify"}, why: "a driver knows its root and its library"},
 
 	// The core.
-	{of: "policy", mayImport: []string{"gen/kelpie/policy/v1"}, mayNot: append(noSideEffects[:len(noSideEffects):len(noSideEffects)], ban{"google.golang.org/grpc/**", "policy knows documents, not callers"}), pure: true, why: "policy is documents in, decision out; the schema of its documents is all that it needs"},
-	{of: "pdp", mayImport: []string{"policy", "limiter", "store", "audit", "identity"}, mayNot: noWire, pure: true, why: "the use-cases compose the leaves and know no door and no driver"},
+	{of: "policy", mayImport: []string{"gen/kelpie/policy/v1"}, mayNot: slices.Concat(noSideEffects, noCallers), clock: noClock, why: "policy is documents in, decision out; the schema of its documents is all that it needs"},
+	{of: "pdp", mayImport: []string{"policy", "limiter", "store", "audit", "identity"}, mayNot: noWire, clock: defaultClock, why: "the use-cases compose the leaves and know no door and no driver"},
 
 	// The doors. An adapter that reached policy or limiter could decide.
 	{of: "server", mayImport: []string{"pdp", "identity", "gen/**"}, why: "a door translates, it never decides"},

@@ -24,7 +24,7 @@ type source struct {
 // parse reads one file; content stands for the file if it is not nil.
 func parse(pkg, path string, content []byte) (source, error) {
 	if content == nil {
-		read, err := os.ReadFile(path) //nolint:gosec // G304: a path that go list gave
+		read, err := os.ReadFile(path)
 		if err != nil {
 			return source{}, fmt.Errorf("read source: %w", err)
 		}
@@ -46,39 +46,41 @@ func (s source) where() string { return s.pkg + "/" + s.name }
 // readsClock are the parts of package time that look at the clock or wait for it.
 var readsClock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
 
-// judgeClock lists each reading of the clock in a pure package. A constructor
-// may name time.Now as the default of the clock that it is given, uncalled.
+// clockDefaults are what a clock that is handed in is made of if none was.
+var clockDefaults = []string{"Now", "Since"}
+
+// judgeClock lists each reading of the clock in a package that is handed its
+// clock. Where the rule allows it, a constructor may name time.Now and time.Since
+// as the default of what it is handed.
 func judgeClock(s source, rules []rule) []string {
 	r, known := find(rules, s.pkg)
-	if !known || !r.pure || s.isTest() {
+	if !known || r.clock == ownClock || s.isTest() {
 		return nil
 	}
 	name := importName(s.syntax, "time")
 	if name == "" {
 		return nil
 	}
-	var found []string
 	if name == "." {
 		return []string{s.where() + " imports time with a dot: its readings of the clock could not be seen"}
 	}
+	var found []string
 	for _, decl := range s.syntax.Decls {
 		function, isFunc := decl.(*ast.FuncDecl)
 		constructor := isFunc && function.Recv == nil && strings.HasPrefix(function.Name.Name, "New")
-		called := map[ast.Expr]bool{}
 		ast.Inspect(decl, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.CallExpr:
-				called[n.Fun] = true
-			case *ast.SelectorExpr:
-				x, isIdent := n.X.(*ast.Ident)
-				if !isIdent || x.Name != name || !slices.Contains(readsClock, n.Sel.Name) {
-					return true
-				}
-				if constructor && n.Sel.Name == "Now" && !called[n] {
-					return true
-				}
-				found = append(found, fmt.Sprintf("%s uses time.%s: the clock is handed in, so that one call has one time and a test can set it", s.where(), n.Sel.Name))
+			use, isSelector := n.(*ast.SelectorExpr)
+			if !isSelector {
+				return true
 			}
+			x, isIdent := use.X.(*ast.Ident)
+			if !isIdent || x.Name != name || !slices.Contains(readsClock, use.Sel.Name) {
+				return true
+			}
+			if r.clock == defaultClock && constructor && slices.Contains(clockDefaults, use.Sel.Name) {
+				return true
+			}
+			found = append(found, fmt.Sprintf("%s uses time.%s: the clock is handed in, so that one call has one time and a test can set it", s.where(), use.Sel.Name))
 			return true
 		})
 	}
