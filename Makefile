@@ -135,7 +135,7 @@ third_party/protovalidate: scripts/generate.sh
 # One build gives every tool of a module; the named one stands for all of them.
 define tool_module
 $(1): tools/$(2)/go.mod tools/$(2)/go.sum
-	@echo "building the tools of tools/$(2) (once)"
+	@echo "building the tools of tools/$(2) (once)" >&2
 	@CGO_ENABLED=0 $(GO) build -modfile=tools/$(2)/go.mod -o $(dir $(1)) tool
 	@touch $(1)
 endef
