@@ -103,13 +103,10 @@ func unitsCeil(t, d int64) Units {
 	return u
 }
 
-// rescale carries a debt of d ticks from one emission interval to another. The
-// debt is kept in units (rounded up, against the caller): who owed 30 calls
+// rescale carries a debt of d ticks from one emission interval to another. It is
+// kept in units (rounded up, against the caller): who owed 30 calls
 // owes 30 calls, however fast they are regained from now on.
 func rescale(d, from, to int64) int64 {
-	if d <= 0 || from == to {
-		return d
-	}
 	owed := unitsCeil(from, d)
 	if int64(owed/Unit) >= maxDebt/to {
 		return maxDebt
@@ -125,6 +122,7 @@ func rescale(d, from, to int64) int64 {
 type rateState struct {
 	tat int64
 	t   int64 // the emission interval that tat was written with
+	at  int64 // the instant of the last charge
 	// since names the busy period: it starts when a full bucket is charged, or
 	// when the emission interval changes.
 	since int64
@@ -133,11 +131,22 @@ type rateState struct {
 }
 
 // debt is how far tat lies ahead of now, in the emission interval t.
+//
+// If the limit has changed since the last charge, the debt is carried over in
+// units. When it changed is not known, as a denied call writes nothing, so the
+// time since the last charge counts at the faster of the two rates. At the
+// slower, a raised limit would go on to deny until the old rate had paid off,
+// each time with a wait that turns out too short.
 func (s *rateState) debt(t, now int64) int64 {
 	if s == nil || s.tat <= now {
 		return 0
 	}
-	return rescale(s.tat-now, s.t, t)
+	if s.t == t {
+		return s.tat - now
+	}
+	atOld := rescale(s.tat-now, s.t, t)
+	atNew := rescale(s.tat-s.at, s.t, t) - (now - s.at)
+	return max(0, min(atOld, atNew))
 }
 
 // judge answers whether cost fits once pending ticks are taken as well, and
@@ -161,9 +170,10 @@ func (s *rateState) charge(l *Limit, now int64, cost Units) [2]int64 {
 	switch {
 	case s.tat <= now:
 		*s = rateState{tat: now, t: t, since: max(now, s.since+1)}
-	case s.t != t:
+	case s.t != t: // also a new period, as earlier marks are in other ticks
 		*s = rateState{tat: now + s.debt(t, now), t: t, since: max(now, s.since+1)}
 	}
+	s.at = now
 	s.tat += increment(t, cost)
 	return [2]int64{s.tat + s.back, s.since}
 }

@@ -205,10 +205,10 @@ type Taken struct {
 }
 
 // Empty reports whether there is nothing to give back.
-func (r *Receipt) Empty() bool { return len(r.Taken) == 0 }
+func (r Receipt) Empty() bool { return len(r.Taken) == 0 }
 
 // Clone returns a copy that shares no memory with the call it came from.
-func (r *Receipt) Clone() Receipt {
+func (r Receipt) Clone() Receipt {
 	c := Receipt{Taken: slices.Clone(r.Taken)}
 	for i := range c.Taken {
 		c.Taken[i].Key = slices.Clone(c.Taken[i].Key)
