@@ -1,0 +1,137 @@
+package pdp
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
+
+// Recorder keeps one record of every decision.
+//
+// Record is called before the answer leaves, by many goroutines at once. An
+// error (or a panic) turns an ALLOW into DENY audit_unavailable, so that no
+// call goes through unrecorded; other decisions stay as they are. The Record
+// and its slices belong to the caller and are valid during the call only; its
+// strings may be kept.
+type Recorder interface {
+	Record(ctx context.Context, r *Record) error
+}
+
+// RecorderFunc makes a function a [Recorder].
+type RecorderFunc func(ctx context.Context, r *Record) error
+
+// Record implements [Recorder].
+func (f RecorderFunc) Record(ctx context.Context, r *Record) error { return f(ctx, r) }
+
+// Record is what is kept of one decision. It never holds a parameter, a
+// context member or a credential.
+//
+// Of a malformed request the fields that did not pass are cut to a bounded
+// length; they may hold any bytes.
+type Record struct {
+	// Time is the decision's clock reading.
+	Time       time.Time
+	DecisionID string
+	// Gateway asked, as the door established it.
+	Gateway string
+	// Agent is the established id; ClaimedAgent is what the request said, if
+	// that is something else.
+	Agent        string
+	ClaimedAgent string
+	Subject      string
+	Action       string
+	Resource     string
+	// SourceIP is canonical; "" if absent.
+	SourceIP  string
+	RequestID string
+	SessionID string
+	RunID     string
+	Tool      Tool
+	// Cost as given; 0 if absent.
+	Cost float64
+	// ParametersDigest is the hex SHA-256 of the parameters' bytes as they
+	// came; "" if none did.
+	ParametersDigest string
+	ParametersState  ParametersState
+
+	// Verdict is the one that was reached, also of a dry run, whose answer
+	// carries it in WouldBe.
+	Verdict Verdict
+	Reason  Reason
+	// Message is the answer's.
+	Message       string
+	Matched       []string
+	Risk          string
+	PolicyVersion string
+	Limits        []LimitStatus
+	Shadow        []ShadowOutcome
+	Warnings      []string
+	// ApprovalID and ApprovalDigest are of the approval that was needed.
+	ApprovalID     string
+	ApprovalDigest string
+	// Latency is the time from the call's arrival in this package to the
+	// record, by the monotonic clock. For an item of a batch it counts from
+	// the batch's arrival.
+	Latency time.Duration
+	DryRun  bool
+}
+
+// maxMalformedBytes bounds what a record keeps of each field of a malformed
+// request, so that nobody fills the log by sending nonsense.
+const maxMalformedBytes = 256
+
+func (j *judgment) fillRecord(latency time.Duration) {
+	req, dec := j.req, j.dec
+	j.rec = Record{
+		Time: j.now, DecisionID: dec.ID, Gateway: req.Gateway,
+		Agent: j.call.Agent, Subject: j.call.Subject, Action: req.Action, Resource: req.Resource,
+		SourceIP: j.sourceIP(), RequestID: req.RequestID, SessionID: req.SessionID, RunID: req.RunID,
+		Tool: req.Tool, Cost: req.Cost,
+		ParametersDigest: digestOf(req.ParametersJSON), ParametersState: req.ParametersState,
+		Verdict: j.reached, Reason: dec.Reason, Message: dec.Message, Matched: dec.Matched,
+		Risk: j.verdict.Risk.String(), PolicyVersion: dec.PolicyVersion,
+		Limits: dec.Limits, Shadow: dec.Shadow, Warnings: dec.Warnings,
+		ApprovalID: j.found.ID, ApprovalDigest: j.ask.Digest,
+		Latency: latency, DryRun: req.DryRun,
+	}
+	if j.malformed {
+		j.rec.Agent, j.rec.Subject = req.Agent, req.Subject
+		j.rec.cut()
+	}
+	if j.rec.Agent != req.Agent {
+		j.rec.ClaimedAgent = req.Agent
+	}
+}
+
+// sourceIP is the canonical address, without an allocation where the request
+// wrote it that way.
+func (j *judgment) sourceIP() string {
+	if j.malformed || !j.call.SourceIP.IsValid() {
+		return j.req.SourceIP
+	}
+	j.ipText = j.call.SourceIP.AppendTo(j.ipText[:0])
+	if string(j.ipText) == j.req.SourceIP {
+		return j.req.SourceIP
+	}
+	return string(j.ipText)
+}
+
+func digestOf(parameters []byte) string {
+	if len(parameters) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256(parameters)
+	return hex.EncodeToString(sum[:])
+}
+
+func (r *Record) cut() {
+	for _, field := range []*string{
+		&r.Agent, &r.Subject, &r.Action, &r.Resource, &r.SourceIP,
+		&r.RequestID, &r.SessionID, &r.RunID, &r.Tool.Server, &r.Tool.Name,
+	} {
+		if len(*field) > maxMalformedBytes {
+			*field = (*field)[:maxMalformedBytes]
+		}
+	}
+}

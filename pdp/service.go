@@ -1,0 +1,175 @@
+package pdp
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kelpie-authz/kelpie/limiter"
+)
+
+// Config is what a [Service] is made of. Policy, Limiter and Recorder are
+// needed.
+type Config struct {
+	Policy  PolicySource
+	Limiter limiter.Limiter
+	// Recorder keeps a record of every decision before its answer leaves.
+	Recorder Recorder
+	// Approvals keeps approvals. Nil: none are kept, REQUIRE_APPROVAL answers
+	// carry digest and rules, and nothing can satisfy them.
+	Approvals Approvals
+	// Identifier establishes who calls. Nil: the request is believed, because
+	// the door admits only callers that may assert agent and subject.
+	Identifier Identifier
+	// Revocations tells what was revoked. Nil: nothing can be.
+	Revocations Revocations
+	// Now is read once per decision. Nil: time.Now.
+	Now func() time.Time
+	// Elapsed is a monotonic clock from any origin, for latencies. Nil: the
+	// process's own.
+	Elapsed func() time.Duration
+	// NewID names a decision, uniquely. Nil: a UUID version 7 (RFC 9562) of
+	// Now. It names and does not protect: nothing is kept secret by it.
+	NewID func() string
+	// Jitter lengthens a retry_after, so that callers that were refused
+	// together do not return together. It must never shorten it. Nil: up to a
+	// tenth more.
+	Jitter func(time.Duration) time.Duration
+	// Panicked is told of a panic in one call, which is answered DENY
+	// internal_error. The value can hold parts of the request: log the stack
+	// only. Nil: not told; the record still counts it.
+	Panicked func(decisionID string, value any, stack []byte)
+}
+
+// Service decides. It is safe for concurrent use; it keeps nothing of a call
+// once the answer has left.
+type Service struct {
+	cfg   Config
+	lone  sync.Pool // *loneCall
+	batch sync.Pool // *batchCall
+	table atomic.Pointer[limitTable]
+}
+
+// New makes a Service, or says which part of the configuration is missing.
+func New(cfg Config) (*Service, error) {
+	switch {
+	case cfg.Policy == nil:
+		return nil, errors.New("pdp: Config.Policy is missing; set where the snapshot comes from")
+	case cfg.Limiter == nil:
+		return nil, errors.New("pdp: Config.Limiter is missing; set the driver that keeps the limits")
+	case cfg.Recorder == nil:
+		return nil, errors.New("pdp: Config.Recorder is missing; no decision may go unrecorded")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Elapsed == nil {
+		origin := time.Now()
+		cfg.Elapsed = func() time.Duration { return time.Since(origin) }
+	}
+	if cfg.NewID == nil {
+		now := cfg.Now
+		cfg.NewID = func() string { return newUUIDv7(now()) }
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
+	}
+	s := &Service{cfg: cfg}
+	s.lone.New = func() any { return new(loneCall) }
+	s.batch.New = func() any { return new(batchCall) }
+	return s, nil
+}
+
+// newUUIDv7 sorts by time, which keeps records of one moment together.
+func newUUIDv7(now time.Time) string {
+	const hex = "0123456789abcdef"
+	ms := uint64(now.UnixMilli()) //nolint:gosec // A clock before 1970 gives an id that is unique all the same.
+	hi := ms<<16 | 0x7000 | rand.Uint64()&0x0fff
+	lo := 1<<63 | rand.Uint64()>>2
+	var out [36]byte
+	pos := 0
+	for i := range 32 {
+		if i == 8 || i == 12 || i == 16 || i == 20 {
+			out[pos] = '-'
+			pos++
+		}
+		word := hi
+		if i >= 16 {
+			word = lo
+		}
+		out[pos] = hex[word>>(60-4*(i%16))&0xf]
+		pos++
+	}
+	return string(out[:])
+}
+
+// ErrNoPolicy is returned while no snapshot is in force: nothing is decided.
+var ErrNoPolicy = errors.New("no policy is loaded; load one before asking")
+
+// InvalidError says which field of a request is malformed. No decision was
+// made.
+type InvalidError struct {
+	// Field is the wire's name of it.
+	Field string
+	// Why says what is wrong and what to do, starting with the field.
+	Why string
+}
+
+// Error implements error.
+func (e *InvalidError) Error() string { return "malformed request: " + e.Why }
+
+// loneCall is a judgment with a place for its charges.
+type loneCall struct {
+	judgment
+	calls [1]limiter.Call
+}
+
+// Authorize decides one call and fills dec.
+//
+// All three verdicts are values. An error means that no decision was made and
+// dec is empty: an [*InvalidError] for a malformed request, ctx's error if it
+// has ended, [ErrNoPolicy], [limiter.ErrClosed]. The call must not go through
+// then.
+func (s *Service) Authorize(ctx context.Context, req *Request, dec *Decision) error {
+	return s.one(ctx, req, dec, false)
+}
+
+// Judge is Authorize for callers that have no way to say that a request is
+// malformed: such a request is DENY parameters_invalid.
+func (s *Service) Judge(ctx context.Context, req *Request, dec *Decision) error {
+	return s.one(ctx, req, dec, true)
+}
+
+func (s *Service) one(ctx context.Context, req *Request, dec *Decision, lenient bool) error {
+	c, _ := s.lone.Get().(*loneCall)
+	err := s.open(ctx, &c.judgment)
+	if err == nil {
+		err = s.runLone(ctx, c, req, dec, lenient)
+	}
+	if err != nil {
+		dec.reset()
+	}
+	if !c.spoiled {
+		c.release()
+		c.calls[0].Charges = c.calls[0].Charges[:0]
+		s.lone.Put(c)
+	}
+	return err
+}
+
+func (s *Service) runLone(ctx context.Context, c *loneCall, req *Request, dec *Decision, lenient bool) error {
+	j := &c.judgment
+	if bad := s.begin(ctx, j, req, dec); bad != nil {
+		if !lenient {
+			return bad
+		}
+		s.refuseMalformed(j, bad)
+	} else if err := s.judge(ctx, j, c.calls[:]); err != nil {
+		return err
+	}
+	s.record(ctx, j)
+	return nil
+}
