@@ -110,10 +110,11 @@ var house = []rule{
 	{of: "gen/**", mayImport: []string{"gen/**"}, why: "generated code knows generated code"},
 
 	// Wiring. policytest answers approvals by itself: only `kelpie test` may hold it.
-	{of: "internal/app", mayImport: []string{"policy", "pdp", "limiter", "limiter/*", "store", "store/*", "audit", "audit/*", "identity", "identity/*", "notify", "notify/*", "detect", "server", "server/*", "gen/**", "internal/config", "internal/obs"}, why: "app wires production: everything but commands and test support"},
-	{of: "internal/cli", mayImport: []string{"policy", "pdp", "limiter", "client", "gen/**", "internal/app", "internal/config", "internal/obs", "internal/policytest"}, why: "a command parses, calls and prints"},
+	{of: "internal/app", mayImport: []string{"policy", "pdp", "limiter", "limiter/*", "store", "store/*", "audit", "audit/*", "identity", "identity/*", "notify", "notify/*", "detect", "server", "server/*", "gen/**", "internal/config", "internal/obs", "internal/policydir"}, why: "app wires production: everything but commands and test support"},
+	{of: "internal/cli", mayImport: []string{"policy", "pdp", "limiter", "client", "gen/**", "internal/app", "internal/config", "internal/obs", "internal/policydir", "internal/policytest"}, why: "a command parses, calls and prints"},
 	{of: "internal/config", mayImport: []string{"gen/kelpie/config/v1"}, why: "the configuration is read before anything is built"},
 	{of: "internal/obs", mayImport: []string{"pdp"}, why: "logs and metrics look at decisions, not at how they are made"},
+	{of: "internal/policydir", mayImport: []string{"policy"}, why: "it finds the files of a policy on disk; policy itself reads no disk"},
 	{of: "internal/policytest", mayImport: []string{"policy", "pdp", "limiter", "gen/kelpie/policy/v1"}, why: "policy tests ask the core that production asks"},
 	{of: "cmd/kelpie", mayImport: []string{"internal/cli"}, why: "main starts the commands and nothing else"},
 
