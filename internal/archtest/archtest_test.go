@@ -34,6 +34,7 @@ func TestHouse(t *testing.T) {
 			report(t, judgeInit(s))
 			report(t, judgeSize(s))
 			report(t, judgeOnlyFrom(s, module))
+			report(t, judgeSeams(s, module))
 		}
 	})
 }

@@ -79,6 +79,7 @@ func TestPathsAreCaught(t *testing.T) {
 // TestSourcesAreCaught plants what the syntax must not hold.
 func TestSourcesAreCaught(t *testing.T) {
 	t.Parallel()
+	const core = "package x\nimport \"" + module + "/pdp\"\n"
 	const imports = "package x\nimport \"time\"\n"
 	cases := []struct {
 		name, pkg, file, content, want string
@@ -103,6 +104,11 @@ func TestSourcesAreCaught(t *testing.T) {
 		{"a long main", "cmd/kelpie", "main.go", "package x\n" + strings.Repeat("\n", maxMainLines), "more than 59"},
 		{"injected approvals in serve", "internal/cli", "serve.go", "package x\nimport _ \"" + module + "/internal/policytest\"\n", "no other command"},
 		{"injected approvals in test", "internal/cli", "testcmd.go", "package x\nimport _ \"" + module + "/internal/policytest\"\n", ""},
+		{"approvals made up by a server", "internal/app", "a.go", core + "var c = pdp.Config{Policy: p, Approvals: yes}\n", "only internal/policytest may"},
+		{"approvals without a name", "internal/app", "a.go", core + "var c = pdp.Config{p, l, r, yes}\n", "only internal/policytest may"},
+		{"approvals set later", "internal/app", "a.go", core + "func f(c *pdp.Config) { c.Approvals = yes }\n", "only internal/policytest may"},
+		{"approvals of policy tests", "internal/policytest", "a.go", core + "var c = pdp.Config{Approvals: yes}\n", ""},
+		{"a server without approvals", "internal/app", "a.go", core + "var c = pdp.Config{Policy: p}\n", ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,7 +117,7 @@ func TestSourcesAreCaught(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			wantOne(t, slices.Concat(judgeClock(s, house), judgeInit(s), judgeSize(s), judgeOnlyFrom(s, module)), c.want)
+			wantOne(t, slices.Concat(judgeClock(s, house), judgeInit(s), judgeSize(s), judgeOnlyFrom(s, module), judgeSeams(s, module)), c.want)
 		})
 	}
 }

@@ -137,6 +137,56 @@ func judgeOnlyFrom(s source, module string) []string {
 	return found
 }
 
+// judgeSeams finds where a field of pdp.Config is filled in by a package that may not.
+func judgeSeams(s source, module string) []string {
+	name := importName(s.syntax, module+"/pdp")
+	if name == "" || s.isTest() {
+		return nil
+	}
+	var found []string
+	for _, seam := range seams {
+		if s.pkg == seam.filledBy {
+			continue
+		}
+		ast.Inspect(s.syntax, func(n ast.Node) bool {
+			if fills(n, name, seam.field) {
+				found = append(found, fmt.Sprintf("%s fills in %s.Config.%s, which only %s may: %s", s.where(), name, seam.field, seam.filledBy, seam.why))
+			}
+			return true
+		})
+	}
+	return found
+}
+
+// fills reports whether a node sets the field of a Config: in a literal, by a
+// literal without names, or by an assignment to anything's field of that name.
+func fills(n ast.Node, pdp, field string) bool {
+	switch n := n.(type) {
+	case *ast.CompositeLit:
+		typ, isSelector := n.Type.(*ast.SelectorExpr)
+		if !isSelector || typ.Sel.Name != "Config" {
+			return false
+		}
+		if x, isIdent := typ.X.(*ast.Ident); !isIdent || x.Name != pdp {
+			return false
+		}
+		return slices.ContainsFunc(n.Elts, func(e ast.Expr) bool {
+			pair, named := e.(*ast.KeyValueExpr)
+			if !named {
+				return true
+			}
+			key, isIdent := pair.Key.(*ast.Ident)
+			return isIdent && key.Name == field
+		})
+	case *ast.AssignStmt:
+		return slices.ContainsFunc(n.Lhs, func(e ast.Expr) bool {
+			target, isSelector := e.(*ast.SelectorExpr)
+			return isSelector && target.Sel.Name == field
+		})
+	}
+	return false
+}
+
 // judgeDoc finds packages that do not say what they are for, or whose name does not.
 func judgeDoc(n node) []string {
 	var found []string
