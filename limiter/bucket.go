@@ -92,7 +92,8 @@ func (b *bucket) refund(t *Taken, now instant) {
 	}
 }
 
-// idleIn is the ticks until the bucket is as good as not there.
+// idleIn is the ticks until the bucket is as good as not there; below zero if it
+// has been so for a while.
 func (b *bucket) idleIn(now instant) int64 {
 	return max(
 		b.rate.idleIn(now.steady),

@@ -20,7 +20,10 @@ func calendarWindow(unit Calendar, loc *time.Location, sec int64) (int64, int64)
 	}
 }
 
-// zonePeriod is a span in which a zone's offset from UTC stays the same.
+// zonePeriod is a span in which a zone's offset from UTC stays the same. It may
+// end where nothing changes (Go reports such ends in 2038), and the one after
+// it may claim to have begun before that: so a period is only asked about
+// instants on the side it was looked up from.
 type zonePeriod struct {
 	offset     int64
 	start, end int64 // the zone's first and last periods reach to the far past and future
@@ -108,7 +111,7 @@ func clockStart(unit int64, loc *time.Location, sec int64, p zonePeriod) int64 {
 			return start
 		}
 		before := periodAt(loc, p.start-1)
-		if clockStartsAt(unit, before, p) {
+		if clockStartsAt(unit, p.start, before, p) {
 			return p.start
 		}
 		sec, p = p.start-1, before
@@ -122,17 +125,17 @@ func clockEnd(unit int64, loc *time.Location, sec int64, p zonePeriod) int64 {
 			return end
 		}
 		after := periodAt(loc, p.end)
-		if clockStartsAt(unit, p, after) {
+		if clockStartsAt(unit, p.end, p, after) {
 			return p.end
 		}
 		sec, p = p.end, after
 	}
 }
 
-// clockStartsAt reports whether a window starts where the period before gives
-// way to the period after.
-func clockStartsAt(unit int64, before, after zonePeriod) bool {
-	wall := after.start + after.offset
+// clockStartsAt reports whether a window starts at the instant sec, where the
+// period before gives way to the period after.
+func clockStartsAt(unit, sec int64, before, after zonePeriod) bool {
+	wall := sec + after.offset
 	return floorDiv(wall, unit)*unit == wall ||
-		floorDiv(wall, unit) != floorDiv(after.start-1+before.offset, unit)
+		floorDiv(wall, unit) != floorDiv(sec-1+before.offset, unit)
 }

@@ -126,7 +126,7 @@ func (s *holdState) refund(now int64, cost Units, mark [2]int64) {
 // idleIn is the ticks until nothing is held.
 func (s *holdState) idleIn(now int64) int64 {
 	if s == nil || len(s.holds) == 0 {
-		return 0
+		return longIdle
 	}
 	return s.holds[len(s.holds)-1].until - now
 }

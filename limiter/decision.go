@@ -8,7 +8,7 @@ import (
 var errTooMany = errors.New("a call has at most 32 charges; split it or match fewer limits")
 
 // inlineCharges is how many charges a decision is judged with without
-// allocating: its parts then live on the stack of its caller.
+// allocating.
 const inlineCharges = 6
 
 // part is what a decision knows of one charge.
@@ -21,12 +21,24 @@ type part struct {
 
 // decision is the work on one call, from locking its shards to unlocking them.
 type decision struct {
-	m      *Memory
-	call   *Call
-	raw    instant // the clock as it was read
-	now    instant // the same, never before what the shards have seen
-	fresh  int64   // how many buckets it adds
-	parts  []part
+	m     *Memory
+	call  *Call
+	raw   instant // the clock as it was read
+	now   instant // the same, never before what the shards have seen
+	fresh int64   // how many buckets it adds
+	// The parts of n charges are in inline if they fit, else in more. A slice
+	// of inline kept here would force the decision onto the heap.
+	n      int
+	inline [inlineCharges]part
+	more   []part
+}
+
+// parts has one part per charge.
+func (d *decision) parts() []part {
+	if d.n <= inlineCharges {
+		return d.inline[:d.n]
+	}
+	return d.more
 }
 
 // take judges the call and charges it if it is admitted. With ErrFull nothing
@@ -62,10 +74,14 @@ func (d *decision) begin() {
 	res := &d.call.Result
 	res.Receipt.Taken = res.Receipt.Taken[:0]
 	res.Limits = slices.Grow(res.Limits[:0], n)[:n]
-	d.parts = slices.Grow(d.parts[:0], n)
+	d.n = n
+	if n > inlineCharges {
+		d.more = make([]part, n)
+	}
+	parts := d.parts()
 	for i := range d.call.Charges {
 		hash, shard := d.m.shardOf(d.call.Charges[i].Key)
-		d.parts = append(d.parts, part{hash: hash, shard: shard})
+		parts[i] = part{hash: hash, shard: shard}
 	}
 	d.lock()
 }
@@ -75,8 +91,8 @@ func (d *decision) begin() {
 func (d *decision) eachShard(f func(*shard)) {
 	for last := int64(-1); ; {
 		next := int64(len(d.m.shards))
-		for i := range d.parts {
-			if s := int64(d.parts[i].shard); s > last {
+		for i := range d.parts() {
+			if s := int64(d.parts()[i].shard); s > last {
 				next = min(next, s)
 			}
 		}
@@ -94,8 +110,8 @@ func (d *decision) lock() {
 		s.mu.Lock()
 		d.now.steady = max(d.now.steady, s.high)
 	})
-	for i := range d.parts {
-		p := &d.parts[i]
+	for i := range d.parts() {
+		p := &d.parts()[i]
 		p.bucket = d.m.shards[p.shard].buckets[string(d.call.Charges[i].Key)]
 		if p.bucket == nil {
 			p.bucket = d.m.none
@@ -141,11 +157,11 @@ func (d *decision) judge() {
 }
 
 func (d *decision) judgeOne(i int) bool {
-	c, p := &d.call.Charges[i], &d.parts[i]
+	c, p := &d.call.Charges[i], &d.parts()[i]
 	st := &d.call.Result.Limits[i]
 	*st = State{Limit: c.Limit.capacity()}
 	pending, pendingTicks := Units(0), int64(0)
-	if len(d.parts) > 1 {
+	if len(d.parts()) > 1 {
 		pending, pendingTicks = d.pending(i)
 	}
 	if c.Cost > st.Limit || pending > st.Limit-c.Cost {
@@ -176,9 +192,9 @@ func (d *decision) behind(l *Limit, now instant) int64 {
 func (d *decision) pending(i int) (Units, int64) {
 	var units Units
 	var ticks int64
-	c, p := &d.call.Charges[i], &d.parts[i]
-	for j := range d.parts {
-		q, o := &d.parts[j], &d.call.Charges[j]
+	c, p := &d.call.Charges[i], &d.parts()[i]
+	for j := range d.parts() {
+		q, o := &d.parts()[j], &d.call.Charges[j]
 		if !q.fits || j == i || o.Limit.Kind != c.Limit.Kind || !sameBucket(p.hash, q.hash, c.Key, o.Key) {
 			continue
 		}
@@ -193,7 +209,7 @@ func (d *decision) pending(i int) (Units, int64) {
 // reserve counts the buckets that the call will add, and reports whether there
 // is room for them.
 func (d *decision) reserve() bool {
-	for i := range d.parts {
+	for i := range d.parts() {
 		if d.opens(i) {
 			d.fresh++
 		}
@@ -215,12 +231,12 @@ func (d *decision) reserve() bool {
 // opens reports whether charge i is the first of the call to need its bucket
 // and that bucket is not there.
 func (d *decision) opens(i int) bool {
-	p := &d.parts[i]
+	p := &d.parts()[i]
 	if !p.fits || p.bucket != d.m.none {
 		return false
 	}
 	for j := range i {
-		q := &d.parts[j]
+		q := &d.parts()[j]
 		if q.fits && sameBucket(p.hash, q.hash, d.call.Charges[i].Key, d.call.Charges[j].Key) {
 			return false
 		}
@@ -233,8 +249,8 @@ func (d *decision) opens(i int) bool {
 func (d *decision) charge() {
 	d.eachShard(func(s *shard) { s.high = max(s.high, d.now.steady) })
 	res := &d.call.Result
-	for i := range d.parts {
-		c, p := &d.call.Charges[i], &d.parts[i]
+	for i := range d.parts() {
+		c, p := &d.call.Charges[i], &d.parts()[i]
 		if !p.fits {
 			continue
 		}
@@ -253,8 +269,8 @@ func (d *decision) charge() {
 
 // observe fills what is left of each limit.
 func (d *decision) observe() {
-	for i := range d.parts {
-		c, p := &d.call.Charges[i], &d.parts[i]
+	for i := range d.parts() {
+		c, p := &d.call.Charges[i], &d.parts()[i]
 		st := &d.call.Result.Limits[i]
 		now := d.at(p)
 		left, reset := p.bucket.observe(c.Limit, now, &d.m.shards[p.shard].cal)

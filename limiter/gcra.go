@@ -202,10 +202,14 @@ func (s *rateState) refund(l *Limit, now int64, cost Units, mark [2]int64) {
 	}
 }
 
-// idleIn is the ticks until the bucket is full, which is the same as not there.
+// longIdle is what there is to wait until state that is not there is idle.
+const longIdle = math.MinInt64 / 2
+
+// idleIn is the ticks until the bucket is full, which is the same as not there;
+// below zero if it has been so for a while.
 func (s *rateState) idleIn(now int64) int64 {
 	if s == nil {
-		return 0
+		return longIdle
 	}
 	return s.tat - now
 }

@@ -143,9 +143,8 @@ func (m *Memory) Peek(ctx context.Context, calls []Call) error {
 		return err
 	}
 	at := m.now()
-	var inline [inlineCharges]part
 	for i := range calls {
-		d := decision{m: m, call: &calls[i], raw: at, parts: inline[:0]}
+		d := decision{m: m, call: &calls[i], raw: at}
 		d.peek()
 	}
 	return nil
@@ -175,9 +174,8 @@ func (m *Memory) admit(ctx context.Context, calls []Call) error {
 
 // take judges one call, and makes room by a full sweep if it needs to.
 func (m *Memory) take(call *Call, at instant) error {
-	var inline [inlineCharges]part
 	for {
-		d := decision{m: m, call: call, raw: at, parts: inline[:0]}
+		d := decision{m: m, call: call, raw: at}
 		err := d.take()
 		if !errors.Is(err, ErrFull) || !m.reclaim(at, d.fresh) {
 			return err

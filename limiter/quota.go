@@ -123,7 +123,7 @@ func (s *quotaState) refund(l *Limit, now int64, cost Units, mark [2]int64) {
 
 // idleIn is the ticks until every window has ended.
 func (s *quotaState) idleIn(now int64) int64 {
-	var wait int64
+	wait := int64(longIdle)
 	for ; s != nil; s = s.next {
 		wait = max(wait, s.end-now)
 	}

@@ -65,6 +65,11 @@ func (s *shard) shrink() {
 	s.all, s.buckets, s.peak = all, buckets, len(all)
 }
 
+// lingering is how long an idle bucket is spared by sweepSome. One that comes
+// and goes all the time, since its limit refills fast, is not made anew for
+// each charge.
+const lingering = 10 * ticksPerSecond
+
 // sweepSome looks at up to n buckets, in turn, and removes those that are idle;
 // it returns how many. This is how buckets go without a goroutine: each charge
 // pays for a little.
@@ -75,7 +80,7 @@ func (s *shard) sweepSome(n int, now instant) int64 {
 			s.hand = 0
 		}
 		b := s.all[s.hand]
-		if b.idleIn(now) > 0 {
+		if b.idleIn(now) > -lingering {
 			s.hand++
 			continue
 		}

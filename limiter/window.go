@@ -167,7 +167,7 @@ func (s *windowState) refund(l *Limit, now int64, cost Units, mark [2]int64) {
 
 // idleIn is the ticks until nothing counts any more, in any width.
 func (s *windowState) idleIn(now int64) int64 {
-	var wait int64
+	wait := int64(longIdle)
 	for ; s != nil; s = s.next {
 		wait = max(wait, (s.newest+windowParts+1)*s.width-now)
 	}
