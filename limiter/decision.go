@@ -52,6 +52,7 @@ func (d *decision) take() error {
 		return nil
 	}
 	if !d.reserve() {
+		d.call.Result.Reset()
 		return ErrFull
 	}
 	d.charge()
@@ -72,7 +73,6 @@ func (d *decision) peek() {
 func (d *decision) begin() {
 	n := len(d.call.Charges)
 	res := &d.call.Result
-	res.Receipt.Taken = res.Receipt.Taken[:0]
 	res.Limits = slices.Grow(res.Limits[:0], n)[:n]
 	d.n = n
 	if n > inlineCharges {

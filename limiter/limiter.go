@@ -204,6 +204,14 @@ type Taken struct {
 	Mark [2]int64
 }
 
+// Reset makes r say that nothing was admitted, and keeps its buffers. Drivers
+// call it on every call before they look at anything else.
+func (r *Result) Reset() {
+	r.Admitted = false
+	r.Limits = r.Limits[:0]
+	r.Receipt.Taken = r.Receipt.Taken[:0]
+}
+
 // Empty reports whether there is nothing to give back.
 func (r Receipt) Empty() bool { return len(r.Taken) == 0 }
 
@@ -276,8 +284,9 @@ func (e *ChargeError) Is(target error) bool { return target == ErrInvalidCharge 
 type Limiter interface {
 	// Take judges calls in order as if they were sent one by one, and charges
 	// each that is admitted. With a Stop it ends after the call that triggers
-	// it; n is how many calls were judged, and the Results of the rest are
-	// left alone. A denied call changes no state at all.
+	// it; n is how many calls were judged. Results that are not of a judged
+	// call, on an error too, say not admitted and are empty: what a reused
+	// call said before never stands. A denied call changes no state at all.
 	//
 	// All charges are checked before the first is judged: a *ChargeError comes
 	// with n = 0 and nothing charged, as does ctx.Err() for a context that has

@@ -150,8 +150,12 @@ func (m *Memory) Peek(ctx context.Context, calls []Call) error {
 	return nil
 }
 
-// admit checks what has to be right before anything is judged.
+// admit clears the results and checks what has to be right before anything is
+// judged.
 func (m *Memory) admit(ctx context.Context, calls []Call) error {
+	for i := range calls {
+		calls[i].Result.Reset()
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

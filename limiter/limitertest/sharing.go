@@ -24,6 +24,7 @@ func sharingCases() []testCase {
 		{name: "stop", run: eachKind(2, stop)},
 		{name: "batch_as_if_one_by_one", run: eachKind(4, batch)},
 		{name: "result_buffers_are_reused", run: one(reuse)},
+		{name: "stale_results_never_stand", run: one(staleResults)},
 		{name: "concurrent_callers", run: concurrentCallers},
 		{name: "concurrent_all_or_nothing", run: concurrentAllOrNothing},
 	}
@@ -154,7 +155,7 @@ func stop(f *fixture, l *limiter.Limit) {
 			f.Fatalf("test %d: Take = %d, %v; want %d", i, n, err, tt.judged)
 		}
 		for _, c := range calls[n:] {
-			if c.Result.Admitted || c.Result.Limits != nil {
+			if c.Result.Admitted || len(c.Result.Limits) > 0 {
 				f.Fatalf("test %d: a call after the trigger was judged: %+v", i, c.Result)
 			}
 		}
@@ -203,6 +204,54 @@ func reuse(f *fixture) {
 	f.left(limiter.Unit, of(limits[0], "a", 1))
 	f.left(limiter.Unit, of(limits[1], "b", 1))
 	f.left(0, of(limits[0], "x", 1))
+}
+
+// staleResults: a call that was admitted once says so no more when it is sent
+// again and not judged.
+func staleResults(f *fixture) {
+	l := slowLimits(5)[1]
+	calls := []limiter.Call{
+		{Charges: []limiter.Charge{of(l, "k", 1)}},
+		{Charges: []limiter.Charge{of(l, "k", 1)}},
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	notJudged := map[string]func() int{
+		"stopped": func() int {
+			n, err := f.Take(context.Background(), calls, limiter.StopAtAdmitted)
+			if n != 1 || err != nil {
+				f.Fatalf("Take = %d, %v; want 1, nil", n, err)
+			}
+			return 1
+		},
+		"cancelled Take": func() int {
+			if _, err := f.Take(ended, calls, limiter.StopNever); err == nil {
+				f.Fatalf("Take with an ended context succeeded")
+			}
+			return 0
+		},
+		"cancelled Peek": func() int {
+			if err := f.Peek(ended, calls); err == nil {
+				f.Fatalf("Peek with an ended context succeeded")
+			}
+			return 0
+		},
+	}
+	for name, again := range notJudged {
+		receipts := limiter.Receipt{}
+		if _, err := f.Take(context.Background(), calls, limiter.StopNever); err != nil {
+			f.Fatalf("Take: %v", err)
+		}
+		for _, c := range calls {
+			receipts.Taken = append(receipts.Taken, c.Result.Receipt.Clone().Taken...)
+		}
+		for i, c := range calls[again():] {
+			if c.Result.Admitted || len(c.Result.Limits) > 0 || !c.Result.Receipt.Empty() {
+				f.Fatalf("%s: call %d of those not judged says %+v", name, i, c.Result)
+			}
+		}
+		f.refund(receipts)
+	}
 }
 
 const callers = 64
