@@ -79,6 +79,9 @@ func (s *source) merge(d *document, p *policyv1.Policy, r *report) {
 			first, twice := known[key.Value]
 			if !twice {
 				known[key.Value] = place{d, key, value}
+				if isReserved(section.Value, key.Value) {
+					r.add(d.at(key), section.Value+"/"+key.Value, "the name "+key.Value+" is reserved", "choose another")
+				}
 				continue
 			}
 			if first.doc == d {
@@ -188,4 +191,14 @@ func lookup(n *yaml.Node, name string) (*yaml.Node, *yaml.Node) {
 		}
 	}
 	return nil, nil
+}
+
+// isReserved tells of names that stand for something else.
+func isReserved(section, name string) bool {
+	switch section {
+	case "scopes", "networks", "roles", "approvers":
+		return name == "any" || name == "all" || name == "builtin"
+	default:
+		return false
+	}
 }

@@ -22,9 +22,11 @@ const maxDepth = 32
 type strict struct {
 	r    *report
 	file string
-	rule string        // what the walk is in, such as "approvals/large-refunds"
-	bad  map[spot]bool // where faults are noted already
-	lame map[string]bool
+	rule string          // what the walk is in, such as "approvals/large-refunds"
+	bad  map[spot]bool   // where faults are noted already
+	lame map[string]bool // rules with faults
+	// requests says that the document holds requests, which may be malformed on purpose.
+	requests bool
 }
 
 type spot struct{ line, column int }
@@ -47,7 +49,7 @@ func (s *strict) document(root *yaml.Node, schema protoreflect.MessageDescriptor
 
 // fields walks a mapping whose keys are the fields of a message.
 func (s *strict) fields(n *yaml.Node, schema protoreflect.MessageDescriptor) {
-	s.unique(n)
+	s.unique(n, "")
 	for key, value := range pairs(n) {
 		field := s.field(key, schema)
 		if field == nil || s.isRefused(value) {
@@ -82,8 +84,12 @@ func (s *strict) entries(key, n *yaml.Node, field protoreflect.FieldDescriptor) 
 	if !s.isKind(n, yaml.MappingNode, key.Value) {
 		return
 	}
-	s.unique(n)
 	outer := s.rule
+	if outer == "" {
+		s.unique(n, key.Value+"/")
+	} else {
+		s.unique(n, "")
+	}
 	for name, value := range pairs(n) {
 		if outer == "" {
 			s.rule = key.Value + "/" + name.Value
@@ -107,11 +113,16 @@ func (s *strict) items(key, n *yaml.Node, field protoreflect.FieldDescriptor) {
 		s.fault(n, key.Value+" is an empty list", emptyListFix(field))
 		return
 	}
-	for _, item := range n.Content {
+	outer := s.rule
+	for i, item := range n.Content {
+		if outer == "" {
+			s.rule = key.Value + "/" + strconv.Itoa(i)
+		}
 		if !s.isRefused(item) {
 			s.value(key.Value, item, field)
 		}
 	}
+	s.rule = outer
 }
 
 // mayBeEmpty tells of the lists that say something by being empty: an agent
@@ -169,7 +180,7 @@ func (s *strict) free(what string, n *yaml.Node, depth int) {
 		s.fault(n, fmt.Sprintf("%s is more than %d deep", what, maxDepth), "flatten it")
 		return
 	}
-	s.unique(n)
+	s.unique(n, "")
 	for key, value := range pairs(n) {
 		if !s.isRefused(key) && s.isKind(key, yaml.ScalarNode, "a key in "+what) {
 			s.isType(key, "a key in "+what, "a text", "!!str")
@@ -181,10 +192,13 @@ func (s *strict) free(what string, n *yaml.Node, depth int) {
 			s.free(what, item, depth+1)
 		}
 	}
-	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
+	if n.Tag != "!!null" || n.Style&yaml.TaggedStyle != 0 || n.Anchor != "" {
 		s.isRefused(n)
-	} else if n.Kind == yaml.ScalarNode && n.Tag == "!!timestamp" {
-		s.fault(n, "a bare date in "+what+" may mean a time or a text", "write it in quotes")
+	}
+	if n.Kind == yaml.ScalarNode {
+		if _, err := appendScalar(nil, n); err != nil {
+			s.fault(n, fmt.Sprintf("%s: %v", what, err), "")
+		}
 	}
 }
 
@@ -202,6 +216,11 @@ func (s *strict) scalar(what string, n *yaml.Node, kind protoreflect.Kind) {
 				fmt.Sprintf("write digits only, at most %d", uint32(math.MaxUint32)))
 		}
 	case protoreflect.DoubleKind:
+		if s.requests && n.Tag == "!!float" && strings.ContainsAny(n.Value, "nN") && strings.Contains(n.Value, ".") {
+			// protoyaml reads what strconv does, and YAML writes these with a point before.
+			n.Value = strings.Replace(n.Value, ".", "", 1)
+			return
+		}
 		f, err := strconv.ParseFloat(n.Value, 64)
 		if err != nil || n.Tag != "!!int" && n.Tag != "!!float" || math.IsNaN(f) || math.IsInf(f, 0) || strings.ContainsAny(n.Value, "xXpP_") {
 			s.fault(n, fmt.Sprintf("%s takes a number, not %s", what, quote(n.Value)), "write a decimal number, such as 1.5")
@@ -219,6 +238,9 @@ func (s *strict) text(what string, n *yaml.Node) {
 		return
 	}
 	if !s.isType(n, what, "a text", "!!str") {
+		return
+	}
+	if s.requests {
 		return
 	}
 	for _, r := range n.Value {
@@ -280,8 +302,9 @@ func (s *strict) isType(n *yaml.Node, what, want, tag string) bool {
 	return false
 }
 
-// unique notes every key that a mapping has twice.
-func (s *strict) unique(n *yaml.Node) {
+// unique notes every key that a mapping has twice. Section is not empty where
+// the keys name rules.
+func (s *strict) unique(n *yaml.Node, section string) {
 	if n.Kind != yaml.MappingNode || len(n.Content) < 4 {
 		return
 	}
@@ -289,7 +312,7 @@ func (s *strict) unique(n *yaml.Node) {
 		for i := 2; i < len(n.Content); i += 2 {
 			for j := 0; j < i; j += 2 {
 				if n.Content[j].Kind == yaml.ScalarNode && n.Content[j].Value == n.Content[i].Value {
-					s.twice(n.Content[j], n.Content[i])
+					s.twice(section, n.Content[j], n.Content[i])
 					break
 				}
 			}
@@ -302,14 +325,19 @@ func (s *strict) unique(n *yaml.Node) {
 			continue
 		}
 		if first := seen[key.Value]; first != nil {
-			s.twice(first, key)
+			s.twice(section, first, key)
 			continue
 		}
 		seen[key.Value] = key
 	}
 }
 
-func (s *strict) twice(first, second *yaml.Node) {
+func (s *strict) twice(section string, first, second *yaml.Node) {
+	outer := s.rule
+	if section != "" {
+		s.rule = section + second.Value
+	}
 	s.fault(second, fmt.Sprintf("the key %s is given here and at %s:%d:%d", quote(second.Value), s.file, first.Line, first.Column),
 		"keep one of them")
+	s.rule = outer
 }

@@ -64,7 +64,7 @@ func suggestField(key string, fields protoreflect.FieldDescriptors) string {
 	return "write one of " + strings.Join(names, ", ")
 }
 
-// nearest returns the one name that a slip of the finger away from word, or "".
+// nearest returns the one name that is a slip of the finger away from word, or "".
 func nearest(word string, names []string) string {
 	word = strings.ToLower(strings.ReplaceAll(word, "-", "_"))
 	best, found := 3, ""
@@ -72,7 +72,7 @@ func nearest(word string, names []string) string {
 		best = 2
 	}
 	for _, name := range names {
-		switch d := distance(word, strings.ToLower(name), best); {
+		switch d := distance(word, strings.ToLower(name), best+1); {
 		case d < best:
 			best, found = d, name
 		case d == best && found != "":

@@ -12,6 +12,8 @@ import (
 	"buf.build/go/protoyaml"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
+
+	policyv1 "github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1"
 )
 
 // maxDocumentBytes bounds one document; an entry for each of 100,000 agents
@@ -28,14 +30,17 @@ func readMessage(doc Document, message proto.Message, r *report) *yaml.Node {
 	if !checkText(doc, r) {
 		return nil
 	}
-	reader := &reader{strict: strict{r: r, file: doc.Name, bad: map[spot]bool{}, lame: map[string]bool{}}}
+	_, requests := message.(*policyv1.TestFile)
+	reader := &reader{strict: strict{
+		r: r, file: doc.Name, bad: map[spot]bool{}, lame: map[string]bool{}, requests: requests,
+	}}
 	err := reader.read(doc.Data, message)
 	if reader.root == nil {
 		if err == nil {
 			r.add(position{doc.Name, 1, 1}, "", "the document is empty", "write at least one key, or remove the file")
 			return nil
 		}
-		at, text := syntaxError(doc.Name, err)
+		at, text := syntaxError(doc, err)
 		r.add(at, "", text, "correct the YAML")
 		return nil
 	}
@@ -172,9 +177,15 @@ func placeOf(doc Document, offset int) position {
 }
 
 // syntaxError takes the line out of what the YAML parser says, "yaml: line 3: …".
-func syntaxError(file string, err error) (position, string) {
+func syntaxError(doc Document, err error) (position, string) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	at := position{file, 1, 1}
+	at := position{doc.Name, 1, 1}
+	var anchor string
+	if _, err := fmt.Sscanf(text, "unknown anchor '%s", &anchor); err == nil {
+		if i := bytes.Index(doc.Data, []byte("*"+strings.TrimSuffix(anchor, "'"))); i >= 0 {
+			return placeOf(doc, i), "an alias without anchor"
+		}
+	}
 	if rest, found := strings.CutPrefix(text, "line "); found {
 		number, message, _ := strings.Cut(rest, ": ")
 		if line, err := strconv.Atoi(number); err == nil && line > 0 {
