@@ -78,6 +78,10 @@ lint: fmt-check $(LINT) $(BUF) third_party/protovalidate ## all linters over Go 
 	@$(LINT) run ./...
 	@$(BUF) lint
 
+.PHONY: lint-fix
+lint-fix: fmt $(LINT) ## let the linters repair what they can, and name the rest
+	@$(LINT) run --fix ./...
+
 .PHONY: generate
 generate: $(BUF) $(PROTOC) ## gen/ from proto/ (gen/schema/schema.go is kept by hand)
 	@$(WITH_BUF) scripts/generate.sh
