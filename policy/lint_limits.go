@@ -5,25 +5,16 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	policyv1 "github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1"
 )
 
-// checkLimits notes what makes limits unsound as a whole: one over dimensions
-// that the caller chooses and none per agent beside it, and numbers that the
-// limiter could not charge.
+// checkLimits notes every limit over dimensions that the caller chooses without
+// one per agent beside it: a caller that chooses anew for each call would
+// never meet any limit, not even builtin/default.
 func checkLimits(s *source, r *report) {
-	for name, limit := range s.policy.GetLimits() {
-		checkLimit(s, r, limit, "limits", name)
-	}
-	for agent, entry := range s.policy.GetAgents() {
-		for name, limit := range entry.GetLimits() {
-			checkLimit(s, r, limit, "agents", agent, "limits", name)
-		}
-	}
 	common := s.policy.GetLimits()
 	for name, limit := range common {
 		checkChosen(s, r, limit, common, "limits", name)
@@ -37,7 +28,7 @@ func checkLimits(s *source, r *report) {
 			all = map[string]*policyv1.Limit{}
 		}
 		for name, own := range entry.GetLimits() {
-			all[name] = laidOver(common[name], own)
+			all[name] = laidOver(common[name], own, s.isWritten("agents", agent, "limits", name, "shadow"))
 		}
 		for name := range entry.GetLimits() {
 			checkChosen(s, r, all[name], all, "agents", agent, "limits", name)
@@ -52,8 +43,11 @@ func checkLimits(s *source, r *report) {
 }
 
 // laidOver is what of an agent's own limit decides whom it binds.
-func laidOver(common, own *policyv1.Limit) *policyv1.Limit {
-	l := &policyv1.Limit{Per: own.GetPer(), Match: own.GetMatch(), Shadow: own.GetShadow() || common.GetShadow()}
+func laidOver(common, own *policyv1.Limit, shadowWritten bool) *policyv1.Limit {
+	l := &policyv1.Limit{Per: own.GetPer(), Match: own.GetMatch(), Shadow: own.GetShadow()}
+	if !shadowWritten {
+		l.Shadow = common.GetShadow()
+	}
 	switch {
 	case len(l.GetPer()) > 0:
 	case common == nil:
@@ -96,29 +90,4 @@ func callerChosen(l *policyv1.Limit) string {
 		}
 	}
 	return strings.Join(chosen, " and ")
-}
-
-func checkLimit(s *source, r *report, l *policyv1.Limit, path ...string) {
-	rule := strings.Join(path, "/")
-	at := func(field string) position { return s.at(append(slices.Clone(path), field)...) }
-	if l.Burst != nil && l.GetBurst() > maxCount {
-		r.add(at("burst"), rule, fmt.Sprintf("a burst of %d is out of range", l.GetBurst()), fmt.Sprintf("write 1 to %d", maxCount))
-	}
-	if l.Burst != nil && l.GetRate() != "" && l.GetBurst() <= maxCount {
-		if count, period, err := parseRate(l.GetRate()); err == nil && refillsTooSlowly(count, period, int64(l.GetBurst())) {
-			r.add(at("burst"), rule, fmt.Sprintf("a burst of %d takes more than 366 days to refill", l.GetBurst()), "write a lower burst or a higher rate")
-		}
-	}
-	if l.Concurrency != nil && l.GetConcurrency() > maxSlots {
-		r.add(at("concurrency"), rule, fmt.Sprintf("a concurrency of %d is out of range", l.GetConcurrency()), fmt.Sprintf("write 1 to %d", maxSlots))
-	}
-	if hold := l.GetHold().AsDuration(); l.GetHold() != nil && hold > 0 && (hold < minSpan || hold > maxSpan) {
-		r.add(at("hold"), rule, fmt.Sprintf("a hold of %v is out of range", hold), fmt.Sprintf("write 1s to %dh", maxSpan/time.Hour))
-	}
-}
-
-// refillsTooSlowly tells of a burst that takes longer than the limiter counts.
-// It leaves the limiter's own rounding a margin of one part in a thousand.
-func refillsTooSlowly(count int64, period time.Duration, burst int64) bool {
-	return float64(burst)*float64(period)/float64(count) > float64(maxSpan)*0.999
 }

@@ -50,6 +50,7 @@ func load(docs []Document, r *report) *source {
 		}
 		s.readDocument(doc, r)
 	}
+	checkLimits(s, r)
 	return s
 }
 
@@ -79,9 +80,6 @@ func (s *source) merge(d *document, p *policyv1.Policy, r *report) {
 			first, twice := known[key.Value]
 			if !twice {
 				known[key.Value] = place{d, key, value}
-				if isReserved(section.Value, key.Value) {
-					r.add(d.at(key), section.Value+"/"+key.Value, "the name "+key.Value+" is reserved", "choose another")
-				}
 				continue
 			}
 			if first.doc == d {
@@ -169,6 +167,21 @@ func (d *document) find(key, value *yaml.Node, path []string) position {
 
 func (d *document) at(n *yaml.Node) position { return position{d.name, n.Line, n.Column} }
 
+// isWritten tells whether exactly this path is in an entry of a document.
+func (s *source) isWritten(path ...string) bool {
+	found, ok := s.places[path[0]][path[1]]
+	value := found.value
+	for _, step := range path[2:] {
+		if !ok {
+			return false
+		}
+		var key *yaml.Node
+		key, value = lookup(value, step)
+		ok = key != nil
+	}
+	return ok
+}
+
 // pairs yields the keys and values of a mapping, and nothing for other nodes.
 func pairs(n *yaml.Node) func(yield func(key, value *yaml.Node) bool) {
 	return func(yield func(key, value *yaml.Node) bool) {
@@ -191,14 +204,4 @@ func lookup(n *yaml.Node, name string) (*yaml.Node, *yaml.Node) {
 		}
 	}
 	return nil, nil
-}
-
-// isReserved tells of names that stand for something else.
-func isReserved(section, name string) bool {
-	switch section {
-	case "scopes", "networks", "roles", "approvers":
-		return name == "any" || name == "all" || name == "builtin"
-	default:
-		return false
-	}
 }
