@@ -75,6 +75,7 @@ fmt: $(LINT) $(BUF) third_party/protovalidate ## format Go and proto files
 
 .PHONY: lint
 lint: fmt-check $(LINT) $(BUF) third_party/protovalidate ## all linters over Go and proto files
+	@$(LINT) config verify
 	@$(LINT) run ./...
 	@$(BUF) lint
 
