@@ -84,22 +84,20 @@ func increment(t int64, cost Units) int64 {
 	return whole*t + frac*(t/int64(Unit)) + ceilDiv(frac*(t%int64(Unit)), int64(Unit))
 }
 
+// units converts d ticks at an emission interval of t to an amount, rounded
+// down, and reports whether there was anything to round.
+func units(t, d int64) (Units, bool) {
+	hi, lo := bits.Mul64(uint64(d), uint64(Unit))
+	q, r := bits.Div64(hi, lo, uint64(t))
+	return Units(q), r != 0
+}
+
 // unitsFloor is the largest amount whose increment is at most d ticks.
 func unitsFloor(t, d int64) Units {
 	if d <= 0 {
 		return 0
 	}
-	hi, lo := bits.Mul64(uint64(d), uint64(Unit))
-	q, _ := bits.Div64(hi, lo, uint64(t))
-	return Units(q)
-}
-
-// unitsCeil is d ticks as an amount, rounded up.
-func unitsCeil(t, d int64) Units {
-	u := unitsFloor(t, d)
-	if increment(t, u) < d {
-		u++
-	}
+	u, _ := units(t, d)
 	return u
 }
 
@@ -107,7 +105,10 @@ func unitsCeil(t, d int64) Units {
 // kept in units (rounded up, against the caller): who owed 30 calls
 // owes 30 calls, however fast they are regained from now on.
 func rescale(d, from, to int64) int64 {
-	owed := unitsCeil(from, d)
+	owed, more := units(from, d)
+	if more {
+		owed++
+	}
 	if int64(owed/Unit) >= maxDebt/to {
 		return maxDebt
 	}

@@ -46,7 +46,8 @@ type Kind uint8
 
 const (
 	// KindRate is GCRA: in any span of length t at most Burst + Count*t/Period
-	// is admitted.
+	// is admitted. Time is read in ticks of 1/16 microsecond, and a reading in
+	// between is the tick before.
 	KindRate Kind = iota + 1
 	// KindWindow admits at most Count in any span of length Period. Spent units
 	// return up to Period/16 later than they could, never earlier.

@@ -37,6 +37,7 @@ func drawLimit(rt *rapid.T) *limiter.Limit {
 		Kind:  rapid.SampledFrom([]limiter.Kind{limiter.KindRate, limiter.KindWindow, limiter.KindQuota, limiter.KindConcurrency}).Draw(rt, "kind"),
 		Count: rapid.Int64Range(1, 50).Draw(rt, "count"),
 	}
+	// Each is sound with these counts, and one is not a whole number of ticks.
 	spans := []time.Duration{time.Second, 7 * time.Second, time.Minute, time.Hour, 24 * time.Hour, 1_234_567_891}
 	switch l.Kind {
 	case limiter.KindRate:
@@ -85,19 +86,28 @@ func scale(l *limiter.Limit) time.Duration {
 	return [...]time.Duration{0, time.Second, time.Minute, time.Hour, 24 * time.Hour, 7 * 24 * time.Hour, 31 * 24 * time.Hour}[l.Calendar]
 }
 
-// drawStep draws how far the clock moves between two calls.
+// drawStep draws how far the clock moves between two calls: whole microseconds,
+// which is as fine as a store's clock may be. (Between two readings of a
+// coarser clock a limiter cannot tell how much time went by; the bound is in
+// terms of the clock it reads.)
 func drawStep(rt *rapid.T, l *limiter.Limit) time.Duration {
-	whole := int64(scale(l))
+	whole := scale(l)
 	switch rapid.IntRange(0, 9).Draw(rt, "step kind") {
 	case 0:
-		return time.Duration(rapid.Int64Range(0, 2*whole).Draw(rt, "step"))
+		return upTo(rt, 2*whole)
 	case 1, 2, 3:
-		return time.Duration(rapid.Int64Range(0, whole/4).Draw(rt, "step"))
+		return upTo(rt, whole/4)
 	case 4, 5, 6:
-		return time.Duration(rapid.Int64Range(0, whole/32).Draw(rt, "step"))
+		return upTo(rt, whole/32)
+	case 7:
+		return upTo(rt, 20*time.Microsecond)
 	default:
 		return 0
 	}
+}
+
+func upTo(rt *rapid.T, most time.Duration) time.Duration {
+	return time.Duration(rapid.Int64Range(0, int64(most/time.Microsecond)).Draw(rt, "microseconds")) * time.Microsecond
 }
 
 func boundHolds(t *testing.T, d Driver) {
@@ -233,7 +243,7 @@ func saturatedIsServed(t *testing.T, d Driver) {
 		}
 		var elapsed time.Duration
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
-			step := time.Duration(rapid.Int64Range(0, int64(scale(l))/2).Draw(rt, "step"))
+			step := upTo(rt, scale(l)/2)
 			f.clock.Advance(step)
 			elapsed += step
 			drain()
