@@ -1,0 +1,162 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/kelpie-authz/kelpie/internal/policydir"
+	"github.com/kelpie-authz/kelpie/server"
+)
+
+// flushTimeout is how long the last lines of the decision log may take.
+const flushTimeout = 5 * time.Second
+
+// Run serves until ctx ends or a listener dies, then drains: it reports
+// NOT_SERVING, goes on for the drain delay, finishes what is under way within
+// the drain timeout, writes the last of the decision log, and closes. A clean
+// drain is a nil error. Run an App once.
+func (a *App) Run(ctx context.Context) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	watchCtx, stopWatching := context.WithCancel(groupCtx)
+	group.Go(func() error { return a.serveGRPC("grpc_addr", a.data, a.listeners.data) })
+	group.Go(func() error { return a.serveGRPC("admin_addr", a.admin, a.listeners.admin) })
+	group.Go(func() error { return a.serveHTTP(a.listeners.health) })
+	group.Go(func() error { a.watch(watchCtx); return nil })
+	group.Go(func() error {
+		<-groupCtx.Done()
+		stopWatching()
+		return a.drain(context.WithoutCancel(ctx))
+	})
+	a.serving.Store(true)
+	a.log.LogAttrs(ctx, slog.LevelInfo, "serving", slog.String("grpc_addr", a.Addrs().GRPC.String()),
+		slog.String("admin_addr", a.Addrs().Admin.String()), slog.String("health_addr", a.Addrs().Health.String()),
+		slog.String("policy_version", a.policy.Snapshot().Version()), slog.Bool("tls", a.tls != nil))
+	err := group.Wait()
+	stopWatching()
+	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer cancel()
+	return errors.Join(err, a.decision.Close(flushCtx), a.limiter.Close())
+}
+
+func (a *App) serveGRPC(key string, srv *server.GRPC, lis net.Listener) error {
+	if err := srv.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+func (a *App) serveHTTP(lis net.Listener) error {
+	if err := a.health.Serve(lis); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("health_addr: %w", err)
+	}
+	return nil
+}
+
+// drain stops the servers in the order in which their callers can do without
+// them: the health listener goes last, so that probes see what happens.
+func (a *App) drain(ctx context.Context) error {
+	a.serving.Store(false)
+	a.data.NotServing()
+	a.admin.NotServing()
+	a.log.Info("shutting down", slog.Duration("drain_delay", a.cfg.DrainDelay), slog.Duration("drain_timeout", a.cfg.DrainTimeout))
+	pause := time.NewTimer(a.cfg.DrainDelay)
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-a.abort:
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.abort:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	var both errgroup.Group
+	both.Go(func() error { return a.data.Drain(ctx) })
+	both.Go(func() error { return a.admin.Drain(ctx) })
+	err := both.Wait()
+	if shutErr := a.health.Shutdown(ctx); shutErr != nil {
+		err = errors.Join(err, a.health.Close())
+	}
+	return err
+}
+
+// watch reloads policy and TLS files when they change, until ctx ends.
+func (a *App) watch(ctx context.Context) {
+	failed := func(err error) {
+		a.log.Warn("file changes are found by polling only", slog.Any("error", err))
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		policydir.Watch{
+			Dirs:    []string{a.cfg.Policy},
+			Changed: func(ctx context.Context) { _ = a.policy.reload(ctx, false) }, // It logs and keeps its faults.
+			Failed:  failed,
+		}.Run(ctx)
+		return nil
+	})
+	if a.tls != nil {
+		group.Go(func() error {
+			policydir.Watch{
+				Dirs:    folders(a.tls.Files()),
+				Changed: func(context.Context) { _ = a.reloadTLS() }, // It logs and keeps its faults.
+				Failed:  failed,
+			}.Run(ctx)
+			return nil
+		})
+	}
+	_ = group.Wait() // Neither function returns an error.
+}
+
+func folders(files []string) []string {
+	var dirs []string
+	seen := map[string]bool{}
+	for _, f := range files {
+		dir := filepath.Dir(f)
+		if !seen[dir] {
+			seen[dir] = true
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+func (a *App) reloadTLS() error {
+	if a.tls == nil {
+		return nil
+	}
+	changed, err := a.tls.Reload()
+	if err != nil {
+		text := "the TLS files cannot be loaded, the ones in force stay: " + err.Error()
+		if before := a.tlsFault.Swap(&text); before == nil || *before != text {
+			a.tlsFailures.Inc()
+			a.log.Error("TLS files could not be loaded; the ones in force stay", slog.Any("error", err))
+		}
+		return fmt.Errorf("reload TLS: %w", err)
+	}
+	a.tlsFault.Store(nil)
+	if changed {
+		a.log.Info("TLS files loaded")
+	}
+	return nil
+}
+
+func (a *App) credentials() credentials.TransportCredentials {
+	if a.tls == nil {
+		return server.Credentials(nil)
+	}
+	return server.Credentials(a.tls.Config())
+}

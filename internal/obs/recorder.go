@@ -1,0 +1,189 @@
+// Package obs is how Kelpie is observed: the decision log, one JSON line per
+// decision, and the metrics of decisions.
+//
+// It is not the audit, which is durable before an ALLOW leaves and comes with
+// a package of its own; the decision log is written in the background.
+//
+//	w := obs.NewWriter(os.Stdout, nil)
+//	rec, err := obs.NewRecorder(obs.NewLineHandler(w), reg)
+//	...
+//	svc, err := pdp.New(pdp.Config{Recorder: rec, ...})
+package obs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kelpie-authz/kelpie/pdp"
+)
+
+// Recorder is a pdp.Recorder that counts each decision and logs it. A decision
+// that could not be logged is counted and reported to pdp, which then answers
+// no ALLOW. It is safe for concurrent use.
+type Recorder struct {
+	log     slog.Handler
+	counts  map[pdp.Reason]*[verdicts]prometheus.Counter
+	seconds prometheus.Histogram
+	dryRuns prometheus.Counter
+	lost    prometheus.Counter
+}
+
+const verdicts = int(pdp.RequireApproval) + 1
+
+// NewRecorder returns a recorder that logs through handler, and registers its
+// metrics with reg.
+func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, error) {
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kelpie_decisions_total",
+		Help: "Decisions by verdict and reason. Dry runs are not among them.",
+	}, []string{"decision", "reason"})
+	r := &Recorder{
+		log:    handler,
+		counts: make(map[pdp.Reason]*[verdicts]prometheus.Counter),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "kelpie_decision_seconds",
+			Help:    "Time from a call's arrival at the decision core to its record; for an item of a batch, from the batch's arrival.",
+			Buckets: []float64{1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.25, 1},
+		}),
+		dryRuns: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kelpie_dry_runs_total", Help: "Dry runs decided.",
+		}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kelpie_decision_log_lost_total", Help: "Decisions that could not be logged; no ALLOW is among them.",
+		}),
+	}
+	for _, reason := range pdp.AllReasons() {
+		var row [verdicts]prometheus.Counter
+		for v := range row {
+			row[v] = total.WithLabelValues(pdp.Verdict(v).String(), string(reason)) //nolint:gosec // v is below verdicts.
+		}
+		r.counts[reason] = &row
+	}
+	for _, c := range []prometheus.Collector{total, r.seconds, r.dryRuns, r.lost} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register decision metrics: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// Record implements pdp.Recorder.
+func (r *Recorder) Record(ctx context.Context, rec *pdp.Record) error {
+	line := slog.NewRecord(rec.Time, slog.LevelInfo, "decision", 0)
+	line.AddAttrs(slog.Attr{Value: slog.AnyValue((*decision)(rec))})
+	err := r.log.Handle(ctx, line)
+	if err != nil {
+		r.lost.Inc()
+		err = fmt.Errorf("record decision %s: %w", rec.DecisionID, err)
+	}
+	r.count(rec, err)
+	return err
+}
+
+// count counts what the caller is answered: an ALLOW that could not be
+// recorded leaves as DENY audit_unavailable.
+func (r *Recorder) count(rec *pdp.Record, failed error) {
+	r.seconds.Observe(rec.Latency.Seconds())
+	if rec.DryRun {
+		r.dryRuns.Inc()
+		return
+	}
+	verdict, reason := rec.Verdict, rec.Reason
+	if failed != nil && verdict == pdp.Allow {
+		verdict, reason = pdp.Deny, pdp.ReasonAuditUnavailable
+	}
+	if row := r.counts[reason]; row != nil && int(verdict) < verdicts {
+		row[verdict].Inc()
+	}
+}
+
+// decision writes a pdp.Record as the fields of one line. Parameters are there
+// by digest only, context and credentials not at all.
+type decision pdp.Record
+
+// LogValue implements slog.LogValuer.
+func (d *decision) LogValue() slog.Value {
+	matched := d.Matched
+	if matched == nil {
+		matched = []string{}
+	}
+	attrs := make([]slog.Attr, 0, 24)
+	for _, f := range d.required() {
+		attrs = append(attrs, slog.String(f.name, f.text))
+	}
+	attrs = append(attrs, slog.Any("matched", matched), slog.Int64("latency_us", d.Latency.Microseconds()))
+	for _, f := range d.optional() {
+		if f.text != "" {
+			attrs = append(attrs, slog.String(f.name, f.text))
+		}
+	}
+	if d.DryRun {
+		attrs = append(attrs, slog.Bool("dry_run", true))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// appendFields implements lineValue.
+func (d *decision) appendFields(line []byte) []byte {
+	for _, f := range d.required() {
+		line = appendField(line, f)
+	}
+	line = append(line, `,"matched":`...)
+	line = appendStrings(line, d.Matched)
+	line = append(line, `,"latency_us":`...)
+	line = strconv.AppendInt(line, d.Latency.Microseconds(), 10)
+	for _, f := range d.optional() {
+		if f.text != "" {
+			line = appendField(line, f)
+		}
+	}
+	if d.DryRun {
+		line = append(line, `,"dry_run":true`...)
+	}
+	return line
+}
+
+type field struct{ name, text string }
+
+func appendField(line []byte, f field) []byte {
+	line = append(line, `,"`...)
+	line = append(line, f.name...)
+	line = append(line, `":`...)
+	return appendString(line, f.text)
+}
+
+// required are in every line.
+func (d *decision) required() [9]field {
+	return [...]field{
+		{"decision_id", d.DecisionID},
+		{"gateway", d.Gateway},
+		{"agent", d.Agent},
+		{"subject", d.Subject},
+		{"action", d.Action},
+		{"resource", d.Resource},
+		{"decision", d.Verdict.String()},
+		{"reason", string(d.Reason)},
+		{"policy_version", d.PolicyVersion},
+	}
+}
+
+// optional are in a line where they have a value.
+func (d *decision) optional() [11]field {
+	return [...]field{
+		{"claimed_agent", d.ClaimedAgent},
+		{"source_ip", d.SourceIP},
+		{"risk", d.Risk},
+		{"request_id", d.RequestID},
+		{"session_id", d.SessionID},
+		{"run_id", d.RunID},
+		{"tool", d.Tool.Name},
+		{"tool_server", d.Tool.Server},
+		{"parameters_digest", d.ParametersDigest},
+		{"approval_id", d.ApprovalID},
+		{"approval_digest", d.ApprovalDigest},
+	}
+}

@@ -1,0 +1,285 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+)
+
+// MaxMessageBytes bounds one message, as the batch does.
+const MaxMessageBytes = 4 << 20
+
+const (
+	// maxCall is how long a call may take whose caller set no nearer deadline.
+	maxCall = 10 * time.Second
+	// maxStreams bounds the calls and streams of one connection.
+	maxStreams = 1024
+	// maxHeaderBytes bounds a call's metadata: a token and what proxies add.
+	maxHeaderBytes = 64 << 10
+	// minPing is how often a client may ping; faster ones are disconnected.
+	minPing = 10 * time.Second
+	// pingAfter finds dead connections; a peer that answers no ping within
+	// pingTimeout is gone.
+	pingAfter   = time.Minute
+	pingTimeout = 20 * time.Second
+)
+
+// GRPCConfig is what a gRPC server is made from.
+type GRPCConfig struct {
+	// Logger gets errors, never calls: the record of a decision is its own log. Needed.
+	Logger *slog.Logger
+	// Metrics counts calls; needed. Two servers may share it.
+	Metrics *GRPCMetrics
+	// Credentials are from [Credentials]. Needed.
+	Credentials credentials.TransportCredentials
+	// Unary and Stream run after the built-in interceptors.
+	Unary  []grpc.UnaryServerInterceptor
+	Stream []grpc.StreamServerInterceptor
+	// Counted are the full names of the unary methods of which at most
+	// MaxInFlight calls are accepted at a time; the rest are shed. With
+	// neither set, nothing is shed.
+	Counted     []string
+	MaxInFlight int
+}
+
+// GRPC is a gRPC server with bounds, interceptors, health and reflection.
+// Register services on it as on a grpc.Server.
+type GRPC struct {
+	*grpc.Server
+	// Health tells the standing of each service; all are SERVING from
+	// registration until Drain.
+	Health *health.Server
+
+	log      *slog.Logger
+	metrics  *GRPCMetrics
+	inFlight *inFlight
+	draining chan struct{}
+}
+
+// GRPCMetrics are the metrics of gRPC servers.
+type GRPCMetrics struct {
+	calls  *grpcprom.ServerMetrics
+	panics prometheus.Counter
+	// Calls that no handler saw.
+	shed, undecodable, oversized, expired prometheus.Counter
+}
+
+// NewGRPCMetrics registers the metrics with reg.
+func NewGRPCMetrics(reg prometheus.Registerer) (*GRPCMetrics, error) {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kelpie_grpc_refused_total",
+		Help: "Calls refused before any handler saw them: shed (overload), undecodable (not protobuf, or invalid UTF-8), " +
+			"oversized (more than 4 MiB), expired (the deadline had passed on arrival).",
+	}, []string{"why"})
+	m := &GRPCMetrics{
+		calls: grpcprom.NewServerMetrics(),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kelpie_panics_total",
+			Help: "Panics outside a decision, each answered INTERNAL.",
+		}),
+		shed:        refused.WithLabelValues("shed"),
+		undecodable: refused.WithLabelValues("undecodable"),
+		oversized:   refused.WithLabelValues("oversized"),
+		expired:     refused.WithLabelValues("expired"),
+	}
+	for _, c := range []prometheus.Collector{m.calls, m.panics, refused} {
+		if err := reg.Register(c); err != nil {
+			return nil, errors.Join(errors.New("register gRPC metrics"), err)
+		}
+	}
+	return m, nil
+}
+
+// NewGRPC returns a server with health and reflection on it.
+func NewGRPC(cfg GRPCConfig) *GRPC {
+	s := &GRPC{
+		Health:   health.NewServer(),
+		log:      cfg.Logger,
+		metrics:  cfg.Metrics,
+		draining: make(chan struct{}),
+	}
+	recoverWith := recovery.WithRecoveryHandlerContext(s.recovered)
+	unary := append([]grpc.UnaryServerInterceptor{
+		s.metrics.calls.UnaryServerInterceptor(),
+		recovery.UnaryServerInterceptor(recoverWith),
+	}, cfg.Unary...)
+	stream := append([]grpc.StreamServerInterceptor{
+		s.metrics.calls.StreamServerInterceptor(),
+		recovery.StreamServerInterceptor(recoverWith),
+		s.endWatches,
+	}, cfg.Stream...)
+	opts := []grpc.ServerOption{
+		grpc.Creds(cfg.Credentials),
+		grpc.ChainUnaryInterceptor(unary...),
+		grpc.ChainStreamInterceptor(stream...),
+		grpc.MaxRecvMsgSize(MaxMessageBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.SharedWriteBuffer(true),
+		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))), //nolint:gosec // A small positive number.
+	}
+	if cfg.MaxInFlight > 0 && len(cfg.Counted) > 0 {
+		s.inFlight = newInFlight(cfg.MaxInFlight, cfg.Counted, time.Now, s.metrics.shed.Inc)
+		opts = append(opts, grpc.InTapHandle(s.inFlight.tap))
+	}
+	s.Server = grpc.NewServer(opts...)
+	healthpb.RegisterHealthServer(s.Server, s.Health)
+	reflection.Register(s.Server)
+	return s
+}
+
+// InFlight is how many calls hold a slot.
+func (s *GRPC) InFlight() int {
+	if s.inFlight == nil {
+		return 0
+	}
+	return s.inFlight.busy()
+}
+
+// RegisterService implements grpc.ServiceRegistrar. Each unary method is
+// bounded before its message is decoded, and the service's health is SERVING.
+func (s *GRPC) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	wrapped := *desc
+	wrapped.Methods = make([]grpc.MethodDesc, len(desc.Methods))
+	for i, m := range desc.Methods {
+		wrapped.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: s.guard(m)}
+	}
+	s.Server.RegisterService(&wrapped, impl)
+	s.Health.SetServingStatus(desc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+}
+
+type methodHandler = func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error)
+
+// guard does what has to be done before the message is decoded, which no
+// interceptor can: the deadline is looked at, and what cannot be decoded is counted.
+func (s *GRPC) guard(m grpc.MethodDesc) methodHandler {
+	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+		if c := begin(ctx); c != nil {
+			defer c.release()
+		}
+		if err := ctx.Err(); err != nil {
+			s.metrics.expired.Inc()
+			return nil, status.FromContextError(err).Err()
+		}
+		ctx, end := bound(ctx, maxCall)
+		defer end()
+		out, err := m.Handler(srv, ctx, func(v any) error { return s.decoded(dec(v)) }, interceptor)
+		if err != nil {
+			s.logError(ctx, m.MethodName, err)
+		}
+		return out, err
+	}
+}
+
+// decoded counts a failure to read a call's message and words it for the caller.
+func (s *GRPC) decoded(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch status.Code(err) {
+	case codes.ResourceExhausted:
+		s.metrics.oversized.Inc()
+		return status.Errorf(codes.InvalidArgument, "the message is larger than %d bytes; send less at once", MaxMessageBytes)
+	case codes.Internal:
+		s.metrics.undecodable.Inc()
+	}
+	return err
+}
+
+func (s *GRPC) recovered(ctx context.Context, p any) error {
+	s.metrics.panics.Inc()
+	s.log.LogAttrs(ctx, slog.LevelError, "panic outside a decision", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+	return status.Error(codes.Internal, "the server failed in this one call; no decision was made")
+}
+
+// logError says at error what is the server's fault, at warn what an operator
+// has to mend, and at debug what is the caller's.
+func (s *GRPC) logError(ctx context.Context, method string, err error) {
+	level := slog.LevelError
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.Canceled, codes.DeadlineExceeded, codes.NotFound:
+		level = slog.LevelDebug
+	case codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted, codes.Unavailable:
+		level = slog.LevelWarn
+	}
+	s.log.LogAttrs(ctx, level, "call failed", slog.String("method", method), slog.String("gateway", Gateway(ctx)),
+		slog.String("code", status.Code(err).String()), slog.String("error", status.Convert(err).Message()))
+}
+
+// Draining is closed when streams should end.
+func (s *GRPC) Draining() <-chan struct{} { return s.draining }
+
+// NotServing reports NOT_SERVING for every service from now on, and goes on serving.
+func (s *GRPC) NotServing() { s.Health.Shutdown() }
+
+// Drain ends streams, refuses new calls, and waits until those under way are
+// answered; when ctx ends first, they are cut off, and the error says so. Call
+// it once.
+func (s *GRPC) Drain(ctx context.Context) error {
+	s.NotServing()
+	close(s.draining)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.GracefulStop()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		s.Stop()
+		<-done
+		return errors.New("drain: calls under way were cut off because they took too long")
+	}
+}
+
+// endWatches ends the streams of health watchers at a drain, which would
+// otherwise hold up the stop for ever.
+func (s *GRPC) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if !strings.HasPrefix(info.FullMethod, "/grpc.health.") {
+		err := next(srv, stream)
+		if err != nil {
+			s.logError(stream.Context(), info.FullMethod, err)
+		}
+		return err
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-s.draining:
+			cancel()
+		case <-ended:
+		}
+	}()
+	return next(srv, contextStream{ServerStream: stream, ctx: ctx})
+}
+
+type contextStream struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // A stream carries its context by grpc's own design.
+}
+
+// Context implements grpc.ServerStream.
+func (s contextStream) Context() context.Context { return s.ctx }

@@ -1,0 +1,114 @@
+package server
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+// TLSFiles are the PEM files of a listener. ClientCA may be empty: then no
+// client certificate is asked for.
+type TLSFiles struct {
+	Cert     string
+	Key      string
+	ClientCA string
+}
+
+// paths are those that are set.
+func (f TLSFiles) paths() []string {
+	paths := []string{f.Cert, f.Key}
+	if f.ClientCA != "" {
+		paths = append(paths, f.ClientCA)
+	}
+	return paths
+}
+
+// TLSKeeper holds the TLS configuration that new connections get and replaces
+// it when the files change. Connections that stand are not touched. It is safe
+// for concurrent use.
+type TLSKeeper struct {
+	files   TLSFiles
+	current atomic.Pointer[tls.Config]
+
+	mu  sync.Mutex
+	sum [sha256.Size]byte
+}
+
+// NewTLSKeeper reads the files; any fault in them is an error.
+func NewTLSKeeper(files TLSFiles) (*TLSKeeper, error) {
+	k := &TLSKeeper{files: files}
+	if _, err := k.Reload(); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Reload reads the files again and tells whether they changed. On an error the
+// configuration in force stays.
+func (k *TLSKeeper) Reload() (changed bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var contents [][]byte
+	hash := sha256.New()
+	for _, path := range k.files.paths() {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return false, fmt.Errorf("read TLS files: %w", err)
+		}
+		contents = append(contents, data)
+		one := sha256.Sum256(data)
+		hash.Write(one[:])
+	}
+	var sum [sha256.Size]byte
+	hash.Sum(sum[:0])
+	if sum == k.sum {
+		return false, nil
+	}
+	cfg, err := k.build(contents)
+	if err != nil {
+		return false, err
+	}
+	k.current.Store(cfg)
+	k.sum = sum
+	return true, nil
+}
+
+func (k *TLSKeeper) build(contents [][]byte) (*tls.Config, error) {
+	cert, err := tls.X509KeyPair(contents[0], contents[1])
+	if err != nil {
+		return nil, fmt.Errorf("load %s and %s: %w", k.files.Cert, k.files.Key, err)
+	}
+	cfg := &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		Certificates: []tls.Certificate{cert},
+		NextProtos:   []string{"h2"},
+	}
+	if k.files.ClientCA == "" {
+		return cfg, nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(bytes.TrimSpace(contents[2])) {
+		return nil, fmt.Errorf("load %s: %w", k.files.ClientCA, errors.New("it holds no certificate in PEM"))
+	}
+	cfg.ClientCAs = pool
+	cfg.ClientAuth = tls.RequireAndVerifyClientCert
+	return cfg, nil
+}
+
+// Config returns a configuration that gives each new connection the one then in force.
+func (k *TLSKeeper) Config() *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         []string{"h2"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return k.current.Load(), nil },
+	}
+}
+
+// Files are the files it reads, for whoever watches them.
+func (k *TLSKeeper) Files() []string { return k.files.paths() }
