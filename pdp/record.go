@@ -98,8 +98,7 @@ func (j *judgment) fillRecord(latency time.Duration) {
 	if j.malformed {
 		j.rec.Agent, j.rec.Subject = req.Agent, req.Subject
 		j.rec.cut()
-	}
-	if j.rec.Agent != req.Agent {
+	} else if j.rec.Agent != req.Agent {
 		j.rec.ClaimedAgent = req.Agent
 	}
 }
