@@ -34,7 +34,9 @@ build: ## build bin/kelpie
 
 .PHONY: run
 run: build ## build and serve the example policy on 127.0.0.1 (POLICY=DIR for another)
-	@bin/kelpie serve --policy $(POLICY)
+	@echo "ask it from another terminal:" >&2
+	@echo "  bin/kelpie check --server 127.0.0.1:7070 --agent lead-router --action read --resource salesforce/leads/42 --ip 10.8.0.5" >&2
+	@exec bin/kelpie serve --policy $(POLICY)
 
 ##@ Test
 
