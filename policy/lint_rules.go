@@ -1,0 +1,91 @@
+package policy
+
+import (
+	"fmt"
+
+	policyv1 "github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1"
+)
+
+func (l *linter) denyRules() {
+	names := sortedKeys(l.doc.GetDeny())
+	for _, name := range names {
+		rule, path := l.doc.GetDeny()[name], []string{"deny", name}
+		l.shadow(path, rule.GetShadow())
+		if isEverything(rule.GetMatch()) {
+			l.add(SeverityWarning, "deny-everything", sub(path, "match"), "the rule refuses every call", "say which calls, or suspend the agents")
+		}
+		for _, other := range names {
+			wide := l.doc.GetDeny()[other]
+			if other == name || wide.GetShadow() || rule.GetShadow() || !coversMatch(wide.GetMatch(), rule.GetMatch()) {
+				continue
+			}
+			if other > name && coversMatch(rule.GetMatch(), wide.GetMatch()) {
+				continue // told at the other one
+			}
+			l.add(SeverityWarning, "covered-deny", path, fmt.Sprintf("deny/%s refuses every call that this rule would", other), "remove one of them")
+			break
+		}
+		l.reached(SeverityNote, path, rule.GetMatch())
+	}
+}
+
+func (l *linter) approvalRules() {
+	for _, name := range sortedKeys(l.doc.GetApprovals()) {
+		rule, path := l.doc.GetApprovals()[name], []string{"approvals", name}
+		l.shadow(path, rule.GetShadow())
+		if rule.GetBind() != "" {
+			l.add(SeverityNote, "path-only", sub(path, "bind"), "a yes holds whatever the parameters are: "+rule.GetBindReason(), "remove bind once the gateway passes parameters on")
+		}
+		denied := false
+		for _, other := range sortedKeys(l.doc.GetDeny()) {
+			if deny := l.doc.GetDeny()[other]; !deny.GetShadow() && coversMatch(deny.GetMatch(), rule.GetMatch()) {
+				l.add(SeverityWarning, "denied-approval", path, fmt.Sprintf("deny/%s refuses every call that this rule gates", other), "remove one of them, or narrow the deny rule")
+				denied = true
+				break
+			}
+		}
+		if !denied {
+			l.reached(SeverityWarning, path, rule.GetMatch())
+		}
+	}
+}
+
+func (l *linter) limits() {
+	for _, name := range sortedKeys(l.doc.GetLimits()) {
+		limit, path := l.doc.GetLimits()[name], []string{"limits", name}
+		l.shadow(path, limit.GetShadow())
+		if limit.GetOnUnavailable() == "allow" {
+			l.add(SeverityNote, "open-limit", sub(path, "on_unavailable"), "calls go through uncounted while the limit cannot be asked", "write deny or local_share where the count matters")
+		}
+		if limit.GetMatch() != nil {
+			l.reached(SeverityWarning, path, limit.GetMatch())
+		}
+	}
+}
+
+func (l *linter) shadow(path []string, shadow bool) {
+	if shadow {
+		l.add(SeverityNote, "shadow-rule", sub(path, "shadow"), "the rule is only reported, not enforced", "remove shadow once the reports are as expected")
+	}
+}
+
+func isEverything(m *policyv1.Match) bool {
+	return len(m.GetAgents())+len(m.GetActions())+len(m.GetResources())+len(m.GetRisk()) == 0 && m.GetWhen() == ""
+}
+
+// reached notes a rule that no grant could ever bring a call to. A deny rule
+// of that kind still guards against grants to come.
+func (l *linter) reached(severity Severity, path []string, m *policyv1.Match) {
+	meeting := map[string]bool{}
+	for _, h := range l.holdings {
+		met, known := meeting[h.scope]
+		if !known {
+			met = meetsScope(m, l.doc.GetScopes()[h.scope])
+			meeting[h.scope] = met
+		}
+		if met && meetAny(m.GetAgents(), []string{h.agent}, agentPattern) {
+			return
+		}
+	}
+	l.add(severity, "unreached-rule", path, "no grant allows a call that this rule is about", "correct its match, or remove it")
+}
