@@ -301,13 +301,14 @@ func (c *compiler) checkMatchAgents() {
 func (c *compiler) isMet(p string, exact []string) bool {
 	if !isPattern(p) {
 		_, found := slices.BinarySearch(exact, p)
-		return found || len(c.s.patterns.find(p, nil)) > 0
+		return found || len(c.s.patterns.find(p, &walk{}, nil)) > 0
 	}
 	prefix := literalPrefix(p)
+	w := &walk{}
 	set := newPatternSet(agentPattern, []string{p})
 	from, _ := slices.BinarySearch(exact, strings.TrimSuffix(prefix, "/"))
 	for _, key := range exact[from:] {
-		if set.match(key) {
+		if set.match(key, w) {
 			return true
 		}
 		if !strings.HasPrefix(key, strings.TrimSuffix(prefix, "/")) {

@@ -151,9 +151,9 @@ func (c *compiler) overlay(common, own *policyv1.Limit, path []string) *policyv1
 	if out.GetMatch() == nil {
 		out.Match = common.GetMatch()
 	}
-	// The message cannot tell `shadow: false` from nothing, its place can.
+	// The message cannot tell `shadow: false` from nothing, the document can.
 	if common.GetShadow() && !own.GetShadow() {
-		out.Shadow = c.src.at(sub(path, "shadow")...) == c.src.at(path...)
+		out.Shadow = !c.src.isWritten(sub(path, "shadow")...)
 	}
 	return out
 }

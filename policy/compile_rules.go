@@ -26,16 +26,16 @@ type ruleIndex struct {
 }
 
 // find appends the numbers of all rules that may be about a call, sorted.
-func (x *ruleIndex) find(c *Call, out []uint32) []uint32 {
+func (x *ruleIndex) find(c *Call, w *walk, out []uint32) []uint32 {
 	out = append(out, x.always...)
 	if x.agents != nil {
-		out = x.agents.find(c.Agent, out)
+		out = x.agents.find(c.Agent, w, out)
 	}
 	if x.actions != nil {
-		out = x.actions.find(c.Action, out)
+		out = x.actions.find(c.Action, w, out)
 	}
 	if x.resources != nil {
-		out = x.resources.find(c.Resource, out)
+		out = x.resources.find(c.Resource, w, out)
 	}
 	if len(out) < 2 {
 		return out

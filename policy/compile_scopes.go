@@ -25,14 +25,14 @@ type scopeGroup struct {
 }
 
 // find appends the numbers of all scopes that cover a call, sorted, each once.
-func (x *scopeIndex) find(c *Call, out []uint32) []uint32 {
+func (x *scopeIndex) find(c *Call, w *walk, out []uint32) []uint32 {
 	var buf [32]uint32
-	for _, i := range x.resources.find(c.Resource, buf[:0]) {
+	for _, i := range x.resources.find(c.Resource, w, buf[:0]) {
 		group := &x.groups[i]
 		switch {
 		case group.index != nil:
-			out = group.index.find(c.Action, out)
-		case group.actions.match(c.Action):
+			out = group.index.find(c.Action, w, out)
+		case group.actions.match(c.Action, w):
 			out = append(out, group.scope)
 		}
 	}

@@ -21,6 +21,7 @@ type verdictState struct {
 	// limits are the limits that the call is charged to, and keys where their keys end.
 	limits []*limitRule
 	keys   []int
+	walk   walk
 }
 
 // heldGrant is a grant that the agent holds, of a scope that covers the call.
@@ -85,17 +86,17 @@ func (s *Snapshot) prepare(c *Call, v *Verdict) bool {
 	st := &v.state
 	st.verb = verbClass(c.Action)
 	v.Risk = st.verb
-	st.agent = s.findAgent(c.Agent)
+	st.agent = s.findAgent(c.Agent, &st.walk)
 	if st.agent == nil {
 		return false
 	}
-	st.covering = s.coverage.find(c, st.covering)
+	st.covering = s.coverage.find(c, &st.walk, st.covering)
 	s.holdings(c, st)
 	v.Risk = s.callRisk(st)
-	st.rules = s.index.find(c, st.rules)
+	st.rules = s.index.find(c, &st.walk, st.rules)
 	meets := st.rules[:0]
 	for _, i := range st.rules {
-		if s.rules[i].match.static(c, v.Risk, st.verb) {
+		if s.rules[i].match.static(c, v.Risk, st.verb, &st.walk) {
 			meets = append(meets, i)
 		}
 	}
@@ -106,14 +107,14 @@ func (s *Snapshot) prepare(c *Call, v *Verdict) bool {
 // findAgent finds the key that an id falls under: the exact one, else the one
 // with the longest text before its first star. Two of equal length were a
 // compile error.
-func (s *Snapshot) findAgent(id string) *agent {
+func (s *Snapshot) findAgent(id string, w *walk) *agent {
 	if a, ok := s.exact[id]; ok {
 		return a
 	}
 	var buf [16]uint32
 	var best *agent
 	longest := -1
-	for _, i := range s.patterns.find(id, buf[:0]) {
+	for _, i := range s.patterns.find(id, w, buf[:0]) {
 		a := s.keyed[i]
 		if n := strings.IndexByte(a.key, '*'); n > longest {
 			best, longest = a, n

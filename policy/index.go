@@ -158,11 +158,12 @@ func (g *globIndex) child(text string) *node {
 	return n
 }
 
-// walk is the set of places that a text has led to. It lives on the stack
-// while it is small.
+// walk is the set of places that a text has led to. Its zero value is ready
+// for use; keeping one saves the memory of the next look-up.
 type walk struct {
-	// now are the nodes whose pattern matches the text so far.
-	now []*node
+	// now are the nodes whose pattern matches the text so far, next those
+	// after one more segment.
+	now, next []*node
 	// deep are the nodes of ** that have taken at least one segment; they take
 	// every further one, so a node stays here once it came.
 	deep []*node
@@ -170,18 +171,14 @@ type walk struct {
 
 // find appends to out the values of every pattern that matches s. A value is
 // appended once for each such pattern it is filed under.
-func (t *trie) find(s string, out []uint32) []uint32 {
-	var now, next, deep [24]*node
-	w := walk{now: append(now[:0], t.root), deep: deep[:0]}
-	spare := next[:0]
+func (t *trie) find(s string, w *walk, out []uint32) []uint32 {
+	w.now, w.deep = append(w.now[:0], t.root), w.deep[:0]
 	sep, start := slash, true
 	for more := true; more; start = false {
 		var segment string
-		nextSep := slash
-		segment, s, nextSep, more = nextSegment(s, t.dots)
-		spare = w.step(segment, sep, start, spare[:0])
-		w.now, spare = spare, w.now
-		sep = nextSep
+		before := sep
+		segment, s, sep, more = nextSegment(s, t.dots)
+		w.step(segment, before, start)
 		if len(w.now) == 0 && len(w.deep) == 0 {
 			return out
 		}
@@ -200,7 +197,7 @@ func (t *trie) find(s string, out []uint32) []uint32 {
 // zero appends the values of the patterns that go on with nothing but ** that
 // stand for no segment.
 func (w *walk) zero(n *node, out []uint32) []uint32 {
-	for _, b := range n.below {
+	for _, b := range &n.below {
 		if b == nil || b.deep == nil || slices.Contains(w.deep, b.deep) {
 			continue
 		}
@@ -210,39 +207,40 @@ func (w *walk) zero(n *node, out []uint32) []uint32 {
 	return out
 }
 
-// step takes one more segment, and appends the nodes it leads to to next.
-func (w *walk) step(segment string, sep separator, start bool, next []*node) []*node {
+// step takes one more segment.
+func (w *walk) step(segment string, sep separator, start bool) {
+	w.next = w.next[:0]
 	// Nodes that come to deep now have taken this segment already.
 	before := len(w.deep)
 	for _, n := range w.now {
-		next = w.follow(n, segment, sep, start, next)
+		w.follow(n, segment, sep, start)
 	}
 	for i := range before {
-		next = w.follow(w.deep[i], segment, sep, start, next)
+		w.follow(w.deep[i], segment, sep, start)
 	}
-	return next
+	w.now, w.next = w.next, w.now
 }
 
-// follow appends the nodes that segment leads to from n.
-func (w *walk) follow(n *node, segment string, sep separator, start bool, next []*node) []*node {
-	for s, b := range n.below {
+// follow finds the nodes that a segment leads to from n.
+func (w *walk) follow(n *node, segment string, sep separator, start bool) {
+	for s, b := range &n.below {
 		if b == nil {
 			continue
 		}
 		// The first segment has no separator before it: a ** at the pattern's
 		// start that stands for nothing took the pattern's one with it.
-		if separator(s) == sep || start {
-			next = b.match(segment, next)
+		fits := separator(s) == sep || start
+		if fits {
+			w.next = b.match(segment, w.next)
 		}
 		if b.deep == nil || slices.Contains(w.deep, b.deep) {
 			continue
 		}
-		next = w.follow(b.deep, segment, sep, start, next)
-		if separator(s) == sep || start {
+		w.follow(b.deep, segment, sep, start)
+		if fits {
 			w.deep = append(w.deep, b.deep)
 		}
 	}
-	return next
 }
 
 // match appends the nodes of all tokens but ** that match a segment.
@@ -302,7 +300,7 @@ func newPatternSet(kind patternKind, patterns []string) *patternSet {
 	return set
 }
 
-func (p *patternSet) match(s string) bool {
+func (p *patternSet) match(s string, w *walk) bool {
 	if s == p.one {
 		return true
 	}
@@ -315,5 +313,5 @@ func (p *patternSet) match(s string) bool {
 		return false
 	}
 	var buf [16]uint32
-	return len(p.patterns.find(s, buf[:0])) > 0
+	return len(p.patterns.find(s, w, buf[:0])) > 0
 }

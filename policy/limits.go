@@ -59,7 +59,7 @@ func (s *Snapshot) matchLimits(c *Call, v *Verdict) {
 		}
 	}
 	for _, l := range st.agent.limits {
-		if l.match.static(c, v.Risk, st.verb) {
+		if l.match.static(c, v.Risk, st.verb, &st.walk) {
 			st.noteLimit(l, c)
 		}
 	}

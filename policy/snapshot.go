@@ -97,11 +97,11 @@ type match struct {
 }
 
 // static tells whether all but the condition holds.
-func (m *match) static(c *Call, risk, verb Risk) bool {
+func (m *match) static(c *Call, risk, verb Risk, w *walk) bool {
 	return m.risk.match(risk, verb) &&
-		(m.agents == nil || m.agents.match(c.Agent)) &&
-		(m.actions == nil || m.actions.match(c.Action)) &&
-		(m.resources == nil || m.resources.match(c.Resource))
+		(m.agents == nil || m.agents.match(c.Agent, w)) &&
+		(m.actions == nil || m.actions.match(c.Action, w)) &&
+		(m.resources == nil || m.resources.match(c.Resource, w))
 }
 
 // Version is a hash of what was compiled, in 32 hexadecimal digits. Comments,
