@@ -50,7 +50,9 @@ type judgment struct {
 // open takes the clock reading, the snapshot and the context's word that
 // somebody still waits for the answer.
 func (s *Service) open(ctx context.Context, j *judgment) error {
-	j.arrived = s.cfg.Elapsed()
+	if s.cfg.Elapsed != nil {
+		j.arrived = s.cfg.Elapsed()
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -73,7 +75,7 @@ func (s *Service) begin(ctx context.Context, j *judgment, req *Request, dec *Dec
 	j.verdict.Risk = policy.RiskNone
 	j.reached, j.granted, j.malformed = VerdictNone, ReasonOK, false
 	dec.reset()
-	dec.ID = s.cfg.NewID()
+	dec.ID = s.newID(j.now)
 	dec.PolicyVersion = j.snap.Version()
 	dec.RequestID = req.RequestID
 	return s.validateContained(ctx, j)
@@ -281,7 +283,7 @@ func (s *Service) refund(ctx context.Context, j *judgment) {
 // record writes the record and then, and only then, the verdict into the
 // answer.
 func (s *Service) record(ctx context.Context, j *judgment) {
-	j.fillRecord(s.cfg.Elapsed() - j.arrived)
+	j.fillRecord(s.latency(j))
 	if !s.recorded(ctx, j) && j.reached == Allow {
 		s.deny(j, ReasonAuditUnavailable, nil)
 		s.refund(ctx, j)

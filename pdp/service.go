@@ -2,6 +2,8 @@ package pdp
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -28,11 +30,11 @@ type Config struct {
 	Revocations Revocations
 	// Now is read once per decision. Nil: time.Now.
 	Now func() time.Time
-	// Elapsed is a monotonic clock from any origin, for latencies. Nil: the
-	// process's own.
+	// Elapsed is a monotonic clock from any origin, for latencies. Nil: they
+	// are counted from the decision's clock reading, by Now's monotonic part.
 	Elapsed func() time.Duration
 	// NewID names a decision, uniquely. Nil: a UUID version 7 (RFC 9562) of
-	// Now. It names and does not protect: nothing is kept secret by it.
+	// the decision's clock reading. It names and does not protect: nothing is kept secret by it.
 	NewID func() string
 	// Jitter lengthens a retry_after, so that callers that were refused
 	// together do not return together. It must never shorten it. Nil: up to a
@@ -66,14 +68,6 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Elapsed == nil {
-		origin := time.Now()
-		cfg.Elapsed = func() time.Duration { return time.Since(origin) }
-	}
-	if cfg.NewID == nil {
-		now := cfg.Now
-		cfg.NewID = func() string { return newUUIDv7(now()) }
-	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
 	}
@@ -83,26 +77,33 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
+func (s *Service) latency(j *judgment) time.Duration {
+	if s.cfg.Elapsed == nil {
+		return s.cfg.Now().Sub(j.now)
+	}
+	return s.cfg.Elapsed() - j.arrived
+}
+
+func (s *Service) newID(now time.Time) string {
+	if s.cfg.NewID != nil {
+		return s.cfg.NewID()
+	}
+	return newUUIDv7(now)
+}
+
 // newUUIDv7 sorts by time, which keeps records of one moment together.
 func newUUIDv7(now time.Time) string {
-	const hex = "0123456789abcdef"
 	ms := uint64(now.UnixMilli()) //nolint:gosec // A clock before 1970 gives an id that is unique all the same.
-	hi := ms<<16 | 0x7000 | rand.Uint64()&0x0fff
-	lo := 1<<63 | rand.Uint64()>>2
+	var raw [16]byte
+	binary.BigEndian.PutUint64(raw[:8], ms<<16|0x7000|rand.Uint64()&0x0fff)
+	binary.BigEndian.PutUint64(raw[8:], 1<<63|rand.Uint64()>>2)
 	var out [36]byte
-	pos := 0
-	for i := range 32 {
-		if i == 8 || i == 12 || i == 16 || i == 20 {
-			out[pos] = '-'
-			pos++
-		}
-		word := hi
-		if i >= 16 {
-			word = lo
-		}
-		out[pos] = hex[word>>(60-4*(i%16))&0xf]
-		pos++
-	}
+	hex.Encode(out[:8], raw[:4])
+	hex.Encode(out[9:13], raw[4:6])
+	hex.Encode(out[14:18], raw[6:8])
+	hex.Encode(out[19:23], raw[8:10])
+	hex.Encode(out[24:], raw[10:])
+	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
 	return string(out[:])
 }
 
