@@ -23,6 +23,7 @@ const (
 
 type naiveCondition struct {
 	program cel.Program
+	checked celast.Expr
 	reads   bool
 }
 
@@ -56,8 +57,8 @@ func naiveCompile(expr string) (*naiveCondition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("program %q: %w", expr, err)
 	}
-	condition := &naiveCondition{program: program}
-	celast.PostOrderVisit(checked.NativeRep().Expr(), celast.NewExprVisitor(func(e celast.Expr) {
+	condition := &naiveCondition{program: program, checked: checked.NativeRep().Expr()}
+	celast.PostOrderVisit(condition.checked, celast.NewExprVisitor(func(e celast.Expr) {
 		if e.Kind() == celast.IdentKind && e.AsIdent() == "parameters" {
 			condition.reads = true
 		}
@@ -103,4 +104,47 @@ func naiveWhen(expr string, c *policy.Call) naiveResult {
 		return naiveTrue
 	}
 	return naiveFalse
+}
+
+// naiveContextRead is what of the context a condition reads: the members that
+// it names, and whether it reads the context as a whole.
+func naiveContextRead(expr string) (members []string, whole bool) {
+	if expr == "" {
+		return nil, false
+	}
+	condition, err := naiveCompile(expr)
+	if err != nil {
+		panic(err)
+	}
+	named := map[int64]bool{}
+	celast.PostOrderVisit(condition.checked, celast.NewExprVisitor(func(e celast.Expr) {
+		if e.Kind() == celast.SelectKind && naiveIsContext(e.AsSelect().Operand()) {
+			named[e.AsSelect().Operand().ID()] = true
+			members = append(members, e.AsSelect().FieldName())
+		}
+		if e.Kind() != celast.CallKind || e.AsCall().FunctionName() != "_[_]" {
+			return
+		}
+		of, key := e.AsCall().Args()[0], e.AsCall().Args()[1]
+		if name, ok := naiveLiteral(key); ok && naiveIsContext(of) {
+			named[of.ID()] = true
+			members = append(members, name)
+		}
+	}))
+	celast.PostOrderVisit(condition.checked, celast.NewExprVisitor(func(e celast.Expr) {
+		whole = whole || (naiveIsContext(e) && !named[e.ID()])
+	}))
+	return members, whole
+}
+
+func naiveIsContext(e celast.Expr) bool {
+	return e.Kind() == celast.IdentKind && e.AsIdent() == "context"
+}
+
+func naiveLiteral(e celast.Expr) (string, bool) {
+	if e.Kind() != celast.LiteralKind {
+		return "", false
+	}
+	s, ok := e.AsLiteral().Value().(string)
+	return s, ok
 }

@@ -31,6 +31,8 @@ type naiveVerdict struct {
 	Required     []string
 	Requirements []naiveRequirement
 	Shadow       []policy.ShadowOutcome
+	ContextRead  []string
+	ContextWhole bool
 }
 
 // naiveGrant is one grant that the agent's key brings, with its id.
@@ -276,13 +278,16 @@ func (n naivePolicy) approvals(v *naiveVerdict, grants []naiveGrant, c *policy.C
 		switch result := naiveMatch(rule.GetMatch(), c, v.Risk); result {
 		case naiveTrue:
 			v.Requirements = append(v.Requirements, n.requirement(name, rule))
+			members, whole := naiveContextRead(rule.GetMatch().GetWhen())
+			v.ContextRead = naiveSorted(append(v.ContextRead, members...))
+			v.ContextWhole = v.ContextWhole || whole
 		case naiveErrs, naiveLacks:
 			failed["approvals/"+name] = result
 		case naiveFalse:
 		}
 	}
 	if len(failed) > 0 {
-		v.Requirements = nil
+		v.Requirements, v.ContextRead, v.ContextWhole = nil, nil, false
 		*v = v.deny(naiveFailure(failed))
 		return true
 	}
@@ -307,7 +312,7 @@ func (n naivePolicy) approvals(v *naiveVerdict, grants []naiveGrant, c *policy.C
 	}
 	hidden := c.Parameters.State == policy.ParametersTruncated || c.Parameters.State == policy.ParametersNotSeen
 	if hidden && len(unbound) > 0 {
-		v.Requirements = nil
+		v.Requirements, v.ContextRead, v.ContextWhole = nil, nil, false
 		*v = v.deny(policy.ReasonParametersUnavailable, unbound)
 		return true
 	}

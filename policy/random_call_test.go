@@ -69,7 +69,7 @@ func randomCall(t testing.TB, d *dice, doc *policyv1.Policy) *policy.Call {
 func (g *randomGenerator) aim(c *policy.Call) {
 	if g.chance(80) {
 		key := pick(g.dice, slices.Sorted(maps.Keys(g.doc.GetAgents())))
-		c.Agent = g.instance(key, naivePathSeparators, randomPathWords, c.Agent)
+		c.Agent = g.instance(key, naivePathSeparators, randomAgentWords, c.Agent)
 	}
 	if g.chance(80) {
 		scope := g.doc.GetScopes()[pick(g.dice, slices.Sorted(maps.Keys(g.doc.GetScopes())))]

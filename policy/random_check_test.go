@@ -52,6 +52,10 @@ func checkRandom(t *testing.T, data []byte, calls int, tally *randomTally) {
 		}
 		return
 	}
+	checkVersions(t, d, doc, snapshot)
+	if got, want := snapshot.RuleIDs(), (naivePolicy{doc}).ruleIDs(); !slices.Equal(got, want) {
+		t.Fatalf("rule ids %q, want %q\n%s", got, want, randomText(documents))
+	}
 	r := &randomReferee{naive: naivePolicy{doc}, engine: snapshot, keys: map[string]string{}, buckets: map[string]string{}, tally: tally}
 	for range calls {
 		c := randomCall(t, d, doc)
@@ -171,6 +175,7 @@ func randomVerdict(v *policy.Verdict) naiveVerdict {
 	out := naiveVerdict{
 		Outcome: v.Outcome, Reason: v.Reason, Message: v.Message, Risk: v.Risk,
 		Matched: slices.Clone(v.Matched), Grants: slices.Clone(v.Grants), Required: slices.Clone(v.RequiredScopes), Shadow: slices.Clone(v.Shadow),
+		ContextRead: slices.Clone(v.ContextRead), ContextWhole: v.ContextWhole,
 	}
 	for _, q := range v.Requirements {
 		out.Requirements = append(out.Requirements, naiveRequirement{

@@ -80,7 +80,11 @@ func (g *randomGenerator) when(percent int) string {
 
 func (g *randomGenerator) grants(n int) []*policyv1.Grant {
 	var out []*policyv1.Grant
-	for _, scope := range g.names(randomScopeNames, g.hasScope, n) {
+	scopes := g.names(g.scopeNames, g.hasScope, n*g.times)
+	if len(scopes) > 0 && g.chance(25) {
+		scopes = append(scopes, scopes[0]) // one scope granted twice
+	}
+	for _, scope := range scopes {
 		grant := &policyv1.Grant{Scope: scope, When: g.when(50), Shadow: g.chance(20)}
 		if g.chance(25) {
 			grant.Until = timestamppb.New(randomNow.Add(time.Duration(g.below(5)-2) * 500 * time.Millisecond))
@@ -110,7 +114,7 @@ func (g *randomGenerator) agents() {
 			agent.Networks = []string{"any"}
 		}
 		if g.chance(60) {
-			agent.Scopes = g.names(randomScopeNames, g.hasScope, 3)
+			agent.Scopes = g.names(g.scopeNames, g.hasScope, 3*g.times)
 		}
 		if g.chance(70) {
 			agent.Grants = g.grants(3)
@@ -233,10 +237,14 @@ func (g *randomGenerator) match() *policyv1.Match {
 			m.Agents = []string{"**"}
 		}
 	}
-	if g.chance(45) {
+	if g.times > 1 { // many rules, each about little, so that not every call meets one
+		m.Actions = []string{g.joined(randomActionWords, randomActionPatterns, "../", 3, 20)}
+		m.Resources = []string{g.joined(randomPathWords, randomPathPatterns, "/", 4, 20)}
+	}
+	if g.times == 1 && g.chance(45) {
 		m.Actions = listOf(1+g.below(2), g.action)
 	}
-	if g.chance(45) {
+	if g.times == 1 && g.chance(45) {
 		m.Resources = listOf(1+g.below(2), g.resource)
 	}
 	if g.chance(30) {
@@ -264,15 +272,15 @@ func (g *randomGenerator) met(patterns []string) bool {
 }
 
 func (g *randomGenerator) rules() {
-	for range g.below(3) {
-		g.doc.Deny[pick(g.dice, randomRuleNames)] = &policyv1.DenyRule{
+	for range g.below(2*g.times + 1) {
+		g.doc.Deny[pick(g.dice, g.ruleNames)] = &policyv1.DenyRule{
 			Match: g.match(), Shadow: g.chance(30), Message: pick(g.dice, []string{"", "no", "never"}),
 		}
 	}
 	if len(g.doc.GetApprovers()) == 0 {
 		return
 	}
-	for range g.below(3) {
+	for range g.below(2*g.times + 1) {
 		groups := g.names(randomGroupNames, g.hasGroup, 2)
 		if len(groups) == 0 {
 			continue
@@ -293,6 +301,6 @@ func (g *randomGenerator) rules() {
 		if g.chance(30) {
 			rule.Expires, rule.UseWithin = durationpb.New(time.Hour), durationpb.New(time.Minute)
 		}
-		g.doc.Approvals[pick(g.dice, randomRuleNames)] = rule
+		g.doc.Approvals[pick(g.dice, g.ruleNames)] = rule
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 
 	policyv1 "github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1"
 )
@@ -58,12 +59,13 @@ var (
 		"users", "update", "Delete", "42", "a", "ab", "undelete", "getAndSet", "sudo", "read",
 	}
 	randomActionPatterns = []string{"*", "**", "*", "**", "get*", "*elete*", "a*", "*b", "pulls", "p*s", "*_*"}
-	randomPathWords      = []string{"a", "b", "ab", "c", "aXb", "a.b"}
+	randomPathWords      = []string{"a", "b", "ab", "c", "aXb", "a.b", "a", "b", "A", "é", "a%20b"}
+	randomAgentWords     = []string{"a", "b", "ab", "c", "aXb", "é"}
 	randomPathPatterns   = []string{"*", "**", "*", "**", "a*", "*b", "a*b", "*X*"}
-	randomAgentIDs       = []string{"bot", "bot/a", "bot/b", "bot/a/b", "x//y", "boat", "b", "other"}
+	randomAgentIDs       = []string{"bot", "bot/a", "bot/b", "bot/a/b", "x//y", "x/a/y", "boat", "b", "other", "b*", "bot/*", "Bot", "a//b"}
 	randomAgentKeys      = []string{
 		"bot", "bot/a", "bot/b", "x//y", "boat", "other", "bot/*", "bot/**", "b*", "bo*", "*", "**", "*/a", "bot/*/b",
-		"bo*/*", "x/**", "**/b", "bo*t", "bot/**/b", "b*/a",
+		"bo*/*", "x/**", "**/b", "bo*t", "bot/**/b", "b*/a", "x/*/y", "x//*", "**/y", "a/**",
 	}
 	randomScopeNames    = []string{"s0", "s1", "s2", "s3", "s4"}
 	randomRoleNames     = []string{"r0", "r1"}
@@ -85,7 +87,7 @@ var (
 		`source_ip == "10.1.2.3"`, `source_ip == ""`, `now < timestamp("2026-06-01T00:00:00Z")`, `subject == "u"`,
 		`resource == "a/b" || parameters.x == "y"`, `size(action) / size(subject) > 0`, `context.parameters == "p"`,
 		`false && parameters.x == 1`, `context.list.exists(e, e == "a")`, `"a" in context.list`, `parameters == {}`,
-		`type(parameters.amount) == int`, `parameters.list[0] == 1`, `resource.contains("b")`, `action != "get" && size(context) == 0`,
+		`type(parameters.amount) == int`, `parameters.list[0] == 1`, `resource.contains("b")`, `action != "get" && size(context) == 0`, `context["flag"] == true`, `"n" in context && context.n == 1`,
 	}
 	randomFaultyPatterns   = []string{"a//b", "/a", "a**", "a/../b", "a/"}
 	randomFaultyConditions = []string{"parameters.amount >", "nobody == 1", `agent + 1 == 2`, `"text"`}
@@ -93,9 +95,12 @@ var (
 
 // randomPolicy makes a policy. Most are valid; where one is not, naiveFaults says so.
 func randomPolicy(d *dice) *policyv1.Policy {
-	g := &randomGenerator{dice: d}
+	g := &randomGenerator{dice: d, scopeNames: randomScopeNames, ruleNames: randomRuleNames, times: 1}
 	if d.chance(10) {
 		g.faulty = pick(d, randomFaults)
+	}
+	if d.chance(4) {
+		g.scopeNames, g.ruleNames, g.times = randomManyScopes, randomManyRules, 40
 	}
 	doc := &policyv1.Policy{
 		Scopes: map[string]*policyv1.Scope{}, Networks: map[string]*policyv1.Network{}, Roles: map[string]*policyv1.Role{},
@@ -103,7 +108,7 @@ func randomPolicy(d *dice) *policyv1.Policy {
 		Approvals: map[string]*policyv1.ApprovalRule{}, Deny: map[string]*policyv1.DenyRule{},
 	}
 	g.doc = doc
-	for _, name := range some(d, randomScopeNames, 6) {
+	for _, name := range some(d, g.scopeNames, 6*g.times) {
 		doc.Scopes[name] = g.scope()
 	}
 	for _, name := range some(d, randomNetworkNames, 3) {
@@ -115,11 +120,11 @@ func randomPolicy(d *dice) *policyv1.Policy {
 		}
 	}
 	for _, name := range some(d, randomRoleNames, 2) {
-		doc.Roles[name] = &policyv1.Role{Scopes: g.names(randomScopeNames, g.hasScope, 2), Grants: g.grants(2)}
+		doc.Roles[name] = &policyv1.Role{Scopes: g.names(g.scopeNames, g.hasScope, 2*g.times), Grants: g.grants(2)}
 	}
 	g.agents()
-	for range d.below(4) {
-		doc.Limits[pick(d, randomLimitNames)] = g.limit(true)
+	for range d.below(3*g.times + 1) {
+		doc.Limits["l"+strconv.Itoa(d.below(4*g.times))] = g.limit(true)
 	}
 	for _, key := range slices.Sorted(maps.Keys(doc.GetAgents())) {
 		g.ownLimits(doc.GetAgents()[key])
@@ -129,10 +134,26 @@ func randomPolicy(d *dice) *policyv1.Policy {
 	return doc
 }
 
+var (
+	randomManyScopes = randomNumbered("s", 150)
+	randomManyRules  = randomNumbered("d", 140)
+)
+
+func randomNumbered(prefix string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = prefix + strconv.Itoa(i)
+	}
+	return out
+}
+
 type randomGenerator struct {
 	*dice
 	doc    *policyv1.Policy
 	faulty string // the one fault that is put in, or ""
+	// Some policies are large, so that tables and sets grow past one word.
+	scopeNames, ruleNames []string
+	times                 int
 }
 
 // randomFaults are what may be wrong with a policy, one at a time.
