@@ -82,12 +82,12 @@ func (b *bucket) refund(t *Taken, now instant) {
 			b.rate.refund(t.Limit, now.steady, t.Cost, t.Mark)
 		}
 	case KindWindow:
-		b.window.refund(t.Limit, now.steady, t.Cost, t.Mark)
+		b.window.refund(now.steady, t.Cost, t.Mark)
 	case KindQuota:
 		b.quota.refund(t.Limit, now.wall, t.Cost, t.Mark)
 	default:
 		if b.holds != nil {
-			b.holds.refund(now.steady, t.Cost, t.Mark)
+			b.holds.refund(t.Cost, t.Mark)
 		}
 	}
 }

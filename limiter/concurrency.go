@@ -109,10 +109,7 @@ func (s *holdState) drop(now int64) {
 // refund ends a hold early. A hold that was merged into a later one (see
 // charge) is found there only if it was the last to be merged; else it ends by
 // itself.
-func (s *holdState) refund(now int64, cost Units, mark [2]int64) {
-	if mark[0] <= now {
-		return
-	}
+func (s *holdState) refund(cost Units, mark [2]int64) {
 	i, found := slices.BinarySearchFunc(s.holds, mark[0], func(h hold, t int64) int { return cmp.Compare(h.until, t) })
 	if !found {
 		return

@@ -27,7 +27,7 @@ func TestMemoryConforms(t *testing.T) {
 			return newMemory(tb, limiter.MemoryConfig{Clock: clock, Shards: 4})
 		},
 	})
-	const cases = 43
+	const cases = 45
 	if report.Ran != cases || limitertest.Cases() != cases || len(report.LeftOut) != 0 {
 		t.Fatalf("%d of %d cases ran and %v were left out, want %d and none", report.Ran, limitertest.Cases(), report.LeftOut, cases)
 	}

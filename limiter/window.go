@@ -14,8 +14,8 @@ const windowParts = 16
 type windowState struct {
 	width  int64 // of a part, in ticks
 	newest int64 // index of the newest part that was charged
-	// since is when the state was made: a receipt from before it has a mark
-	// that means nothing here.
+	// since is when the state was made: what was charged before it is not in
+	// the part it belongs to, but where seed put it.
 	since int64
 	used  [windowParts + 1]Units // by index modulo its length
 	next  *windowState
@@ -146,16 +146,12 @@ func (s *windowState) charge(l *Limit, now int64, cost Units) (*windowState, [2]
 	for w := s; w != nil; w = w.next {
 		w.add(now, cost)
 	}
-	return s, [2]int64{now, own.since}
+	return s, [2]int64{now}
 }
 
 // refund takes the charge out of the part that it was counted in, in every
 // width that was there at the time.
-func (s *windowState) refund(l *Limit, now int64, cost Units, mark [2]int64) {
-	own := s.find(partWidth(l))
-	if own == nil || own.since != mark[1] {
-		return
-	}
+func (s *windowState) refund(now int64, cost Units, mark [2]int64) {
 	for w := s; w != nil; w = w.next {
 		i := floorDiv(mark[0], w.width)
 		if mark[0] < w.since || i < w.oldest(floorDiv(now, w.width)) || i > w.newest {

@@ -59,7 +59,7 @@ func FuzzWindow(f *testing.F) {
 			var mark [2]int64
 			state, mark = state.charge(l, now, cost)
 			if script[3]%5 == 0 {
-				state.refund(l, now, cost, mark)
+				state.refund(now, cost, mark)
 				continue
 			}
 			log = append(log, logged{at: now, units: cost})
@@ -88,7 +88,7 @@ func TestWindowWidthChange(t *testing.T) {
 	if got := spent(hour, now); got != 7*Unit {
 		t.Fatalf("the hour sees %d, want 7 units", got)
 	}
-	state.refund(minute, now, 3*Unit, mark)
+	state.refund(now, 3*Unit, mark)
 	if a, b := spent(hour, now), spent(minute, now); a != 4*Unit || b != 4*Unit {
 		t.Fatalf("after the refund the hour sees %d and the minute %d, want 4 units each", a, b)
 	}

@@ -17,6 +17,8 @@ func refundCases() []testCase {
 		{name: "refund_part", run: eachKind(5, refundPart)},
 		{name: "refund_never_above_full", clock: true, run: refundNeverAboveFull},
 		{name: "refund_after_time_gave_back", clock: true, run: refundAfterTimeGaveBack},
+		{name: "refund_of_an_earlier_busy_period", clock: true, run: refundOfEarlierPeriod},
+		{name: "refund_after_clock_stepped_back", clock: true, run: refundAfterStepBack},
 		{name: "refund_keeps_the_bound", clock: true, run: refundKeepsTheBound},
 	}
 }
@@ -103,6 +105,34 @@ func refundAfterTimeGaveBack(t *testing.T, d Driver) {
 		f.refund(receipt)
 		f.left(limiter.Unit, of(l, "k", 1))
 	})
+}
+
+// refundOfEarlierPeriod: the bucket was full since the charge, and refunds
+// before that crossed each other. Nothing is left to give back.
+func refundOfEarlierPeriod(t *testing.T, d Driver) {
+	f := setup(t, d)
+	l := &limiter.Limit{Name: "rate", Kind: limiter.KindRate, Count: 1, Burst: 10, Period: time.Minute}
+	first := f.admitted(of(l, "k", 5)).Receipt
+	f.admitted(of(l, "k", 1))
+	f.refund(first)
+	late := f.admitted(of(l, "k", 5)).Receipt
+	f.clock.Advance(6*time.Minute + 30*time.Second)
+	f.left(10*limiter.Unit, of(l, "k", 1))
+	f.admitted(of(l, "k", 4))
+	f.refund(late)
+	f.left(6*limiter.Unit, of(l, "k", 1))
+}
+
+// refundAfterStepBack: a clock that went back does not make a charge younger.
+func refundAfterStepBack(t *testing.T, d Driver) {
+	f := setup(t, d)
+	l := &limiter.Limit{Name: "rate", Kind: limiter.KindRate, Count: 4, Burst: 4, Period: time.Minute}
+	receipt := f.admitted(of(l, "k", 4)).Receipt
+	f.clock.Advance(45 * time.Second)
+	f.admitted(of(l, "k", 3))
+	f.clock.Advance(-45 * time.Second)
+	f.refund(receipt) // three of its four units had come back when three were taken
+	f.left(limiter.Unit, of(l, "k", 1))
 }
 
 // refundKeepsTheBound: whatever is refunded when, the charges that stay obey
