@@ -22,10 +22,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// MaxMessageBytes bounds one message, as the batch does.
-const MaxMessageBytes = 4 << 20
-
 const (
+	// maxReceive is what grpc takes in before it cuts a caller off without
+	// naming a field. It is above the bounds of every field, so that a caller
+	// who errs by a little is told what is too large.
+	maxReceive = 8 << 20
 	// maxCall is how long a call may take whose caller set no nearer deadline.
 	maxCall = 10 * time.Second
 	// maxStreams bounds the calls and streams of one connection.
@@ -85,7 +86,7 @@ func NewGRPCMetrics(reg prometheus.Registerer) (*GRPCMetrics, error) {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kelpie_grpc_refused_total",
 		Help: "Calls refused before any handler saw them: shed (overload), undecodable (not protobuf, or invalid UTF-8), " +
-			"oversized (more than 4 MiB), expired (the deadline had passed on arrival).",
+			"oversized (more than 8 MiB), expired (the deadline had passed on arrival).",
 	}, []string{"why"})
 	m := &GRPCMetrics{
 		calls: grpcprom.NewServerMetrics(),
@@ -128,7 +129,7 @@ func NewGRPC(cfg GRPCConfig) *GRPC {
 		grpc.Creds(cfg.Credentials),
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(stream...),
-		grpc.MaxRecvMsgSize(MaxMessageBytes),
+		grpc.MaxRecvMsgSize(maxReceive),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.ConnectionTimeout(10 * time.Second),
@@ -190,15 +191,11 @@ func (s *GRPC) guard(m grpc.MethodDesc) methodHandler {
 	}
 }
 
-// decoded counts a failure to read a call's message and words it for the caller.
+// decoded counts a failure to read a call's message. grpc has answered it by then.
 func (s *GRPC) decoded(err error) error {
-	if err == nil {
-		return nil
-	}
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		s.metrics.oversized.Inc()
-		return status.Errorf(codes.InvalidArgument, "the message is larger than %d bytes; send less at once", MaxMessageBytes)
 	case codes.Internal:
 		s.metrics.undecodable.Inc()
 	}
@@ -256,7 +253,7 @@ func (s *GRPC) Drain(ctx context.Context) error {
 // otherwise hold up the stop for ever.
 func (s *GRPC) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if !strings.HasPrefix(info.FullMethod, "/grpc.health.") {
-		err := next(srv, stream)
+		err := next(srv, decodedStream{ServerStream: stream, server: s})
 		if err != nil {
 			s.logError(stream.Context(), info.FullMethod, err)
 		}
@@ -274,6 +271,21 @@ func (s *GRPC) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamSe
 		}
 	}()
 	return next(srv, contextStream{ServerStream: stream, ctx: ctx})
+}
+
+// decodedStream counts what cannot be decoded, which ends the stream.
+type decodedStream struct {
+	grpc.ServerStream
+	server *GRPC
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (s decodedStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err != nil {
+		return s.server.decoded(err)
+	}
+	return nil
 }
 
 type contextStream struct {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 	"github.com/kelpie-authz/kelpie/pdp"
 )
@@ -61,6 +63,9 @@ func checkBatch(in *authzv1.BatchAuthorizeRequest) (pdp.Semantic, *fault) {
 		return 0, malformed("requests", "is empty; write at least one request")
 	case n > MaxBatch:
 		return 0, malformed("requests", fmt.Sprintf("holds %d requests; send at most %d at once", n, MaxBatch))
+	}
+	if n := proto.Size(in); n > MaxBatchBytes {
+		return 0, malformed("requests", fmt.Sprintf("holds %d bytes; send at most %d at once", n, MaxBatchBytes))
 	}
 	switch in.GetSemantic() {
 	case authzv1.BatchSemantic_BATCH_SEMANTIC_UNSPECIFIED, authzv1.BatchSemantic_BATCH_SEMANTIC_EXECUTE_ALL:

@@ -24,8 +24,12 @@ import (
 	"github.com/kelpie-authz/kelpie/pdp"
 )
 
-// MaxBatch is how many requests one batch may hold.
-const MaxBatch = 1000
+// MaxBatch is how many requests one batch may hold, and MaxBatchBytes how
+// large it may be on the wire.
+const (
+	MaxBatch      = 1000
+	MaxBatchBytes = 4 << 20
+)
 
 // Counted are the methods whose calls compete for the server's capacity.
 func Counted() []string {
