@@ -20,7 +20,7 @@ func checkLimits(s *source, r *report) {
 		checkChosen(s, r, limit, common, "limits", name)
 	}
 	for agent, entry := range s.policy.GetAgents() {
-		if len(entry.GetLimits()) == 0 {
+		if len(entry.GetLimits()) == 0 || !isAnyChosen(common) && !isAnyChosen(entry.GetLimits()) {
 			continue
 		}
 		all := maps.Clone(common)
@@ -39,6 +39,26 @@ func checkLimits(s *source, r *report) {
 				checkChosen(s, r, limit, all, "agents", agent, "limits")
 			}
 		}
+	}
+}
+
+// isAnyChosen tells whether any limit names a dimension that the caller chooses.
+func isAnyChosen(limits map[string]*policyv1.Limit) bool {
+	for _, limit := range limits {
+		if slices.ContainsFunc(limit.GetPer(), isChosen) {
+			return true
+		}
+	}
+	return false
+}
+
+// isChosen tells of a dimension that the caller chooses.
+func isChosen(dimension string) bool {
+	switch dimension {
+	case "subject", "session_id", "run_id", "tool":
+		return true
+	default:
+		return false
 	}
 }
 
@@ -85,7 +105,7 @@ func isBacked(l *policyv1.Limit, all map[string]*policyv1.Limit) bool {
 func callerChosen(l *policyv1.Limit) string {
 	var chosen []string
 	for _, dimension := range l.GetPer() {
-		if slices.Contains([]string{"subject", "session_id", "run_id", "tool"}, dimension) {
+		if isChosen(dimension) {
 			chosen = append(chosen, dimension)
 		}
 	}

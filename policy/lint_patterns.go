@@ -30,18 +30,28 @@ func meetAny(some, others []string, kind patternKind) bool {
 // that is hard to tell it says no.
 func covers(wide, narrow string, kind patternKind) bool {
 	w, n := tokenize(wide, kind), tokenize(narrow, kind)
-	// row[j] says whether w[i:] covers n[j:], for the i at hand.
-	row, below := make([]bool, len(n)+1), make([]bool, len(n)+1)
+	// row[j] says whether w[i:] covers n[j:], for the i at hand. inside[j] says
+	// the same where w[i] is a ** that stands for a segment already: it takes
+	// the next ones whatever separator comes.
+	row, below, inside := make([]bool, len(n)+1), make([]bool, len(n)+1), make([]bool, len(n)+1)
 	for i := len(w); i >= 0; i-- {
 		row, below = below, row
 		for j := len(n); j >= 0; j-- {
 			switch {
 			case i == len(w):
 				row[j] = j == len(n)
+			case j == len(n):
+				row[j] = w[i].kind == deepToken && below[j]
+				inside[j] = row[j]
 			case w[i].kind == deepToken:
-				row[j] = below[j] || j < len(n) && row[j+1]
+				inside[j] = below[j] || inside[j+1]
+				next := inside[j+1]
+				if n[j].kind == deepToken { // which may stand for nothing
+					next = row[j+1]
+				}
+				row[j] = below[j] || next && (j == 0 || w[i].sep == n[j].sep)
 			default:
-				row[j] = j < len(n) && below[j+1] && (j == 0 || w[i].sep == n[j].sep) && segmentCovers(w[i], n[j])
+				row[j] = below[j+1] && (j == 0 || w[i].sep == n[j].sep) && segmentCovers(w[i], n[j])
 			}
 		}
 	}
