@@ -1,0 +1,265 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The commands in README.md and docs/*.md are run here, one file after another
+// of its blocks in one working directory that holds examples/, with the binary
+// built from this tree first in PATH. What a fence says after its language:
+//
+//	```console              commands after "$ ", the rest is their output
+//	```console background   its one command serves until the end of the file
+//	```sh run               a script that must succeed; its output is not looked at
+//	```sh norun WHY         not run, for the reason given
+//
+// In output, "..." stands for any text, and a line of nothing else for any
+// lines. The addresses 127.0.0.1:7070 to 7073 are replaced by free ones.
+
+const (
+	blockTimeout = 2 * time.Minute
+	startTimeout = 30 * time.Second
+	leastBlocks  = 8
+)
+
+func TestDocumentedCommands(t *testing.T) {
+	t.Parallel()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := filepath.Join(root, "README.md")
+	if _, err := os.Stat(readme); err == nil {
+		files = append(files, readme)
+	}
+	bin := buildKelpie(t, root)
+	total := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := parseBlocks(string(text))
+		for _, b := range blocks {
+			if b.runs() {
+				total++
+			}
+		}
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			runBlocks(t, root, bin, blocks)
+		})
+	}
+	// docs/cli.md alone has this many: fewer means that the reader of fences broke.
+	if total < leastBlocks {
+		t.Errorf("only %d blocks are run, want at least %d", total, leastBlocks)
+	}
+}
+
+// buildKelpie builds the binary as a user would, without the race detector.
+func buildKelpie(t *testing.T, root string) string {
+	t.Helper()
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "kelpie"), "./cmd/kelpie")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build kelpie: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// session runs the blocks of one file.
+type session struct {
+	dir string
+	env []string
+	// ports has the documented address and the one in its place.
+	ports  map[string]string
+	health string
+}
+
+func runBlocks(t *testing.T, root, bin string, blocks []block) {
+	t.Helper()
+	s := newSession(t, root, bin, blocks)
+	for _, b := range blocks {
+		switch {
+		case b.unmarked():
+			t.Errorf("line %d: mark this block: ```sh run, or ```sh norun and why", b.line)
+		case !b.runs():
+		case b.background():
+			s.serve(t, b)
+		case b.lang == "sh":
+			s.script(t, b)
+		default:
+			for _, c := range b.commands() {
+				s.command(t, c)
+			}
+		}
+		if t.Failed() {
+			return // What follows builds on it.
+		}
+	}
+}
+
+func newSession(t *testing.T, root, bin string, blocks []block) *session {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "examples"), os.DirFS(filepath.Join(root, "examples"))); err != nil {
+		t.Fatal(err)
+	}
+	s := &session{dir: dir, ports: map[string]string{}}
+	s.env = append(cleanEnv(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"), "NO_COLOR=1")
+	for port, variable := range map[string]string{
+		"127.0.0.1:7070": "KELPIE_GRPC_ADDR", "127.0.0.1:7072": "KELPIE_ADMIN_ADDR", "127.0.0.1:7073": "KELPIE_HEALTH_ADDR",
+	} {
+		addr := freeAddr(t)
+		s.ports[port] = addr
+		s.env = append(s.env, variable+"="+addr)
+	}
+	s.health = s.ports["127.0.0.1:7073"]
+	for _, b := range blocks {
+		if b.runs() && strings.Contains(b.text, "grpcurl") {
+			build := exec.CommandContext(t.Context(), "go", "build", "-modfile=tools/grpcurl/go.mod",
+				"-o", filepath.Join(bin, "grpcurl"), "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+			build.Dir = root
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("build grpcurl: %v\n%s", err, out)
+			}
+			break
+		}
+	}
+	return s
+}
+
+// cleanEnv is the environment without what would change kelpie's behaviour.
+func cleanEnv() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "KELPIE_") && !strings.HasPrefix(v, "PATH=") {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	return lis.Addr().String()
+}
+
+func (s *session) shell(ctx context.Context, script string) *exec.Cmd {
+	for documented, real := range s.ports {
+		script = strings.ReplaceAll(script, documented, real)
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-c", script)
+	cmd.Dir, cmd.Env = s.dir, s.env
+	return cmd
+}
+
+// documented puts the documented addresses back into output.
+func (s *session) documented(output string) string {
+	for documented, real := range s.ports {
+		output = strings.ReplaceAll(output, real, documented)
+	}
+	return output
+}
+
+func (s *session) script(t *testing.T, b block) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), blockTimeout)
+	defer cancel()
+	if out, err := s.shell(ctx, "set -e\n"+b.text).CombinedOutput(); err != nil {
+		t.Errorf("line %d: %v\n%s\n%s", b.line, err, b.text, out)
+	}
+}
+
+func (s *session) command(t *testing.T, c command) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), blockTimeout)
+	defer cancel()
+	out, err := s.shell(ctx, c.text).CombinedOutput()
+	got := s.documented(string(out))
+	// A command that shows no output must succeed; where output is shown, it says enough,
+	// and the exit code is documented by `; echo $?`.
+	if strings.TrimSpace(c.output) == "" {
+		if err != nil {
+			t.Errorf("line %d: %v\n$ %s\n%s", c.line, err, c.text, got)
+		}
+		return
+	}
+	if !matches(c.output, got) {
+		t.Errorf("line %d: $ %s\n--- documented\n%s\n--- came\n%s", c.line, c.text, c.output, got)
+	}
+}
+
+// serve starts a server and waits until it is ready; it runs until the test ends.
+func (s *session) serve(t *testing.T, b block) {
+	t.Helper()
+	commands := b.commands()
+	if len(commands) != 1 {
+		t.Fatalf("line %d: a background block has one command, this has %d", b.line, len(commands))
+	}
+	var out bytes.Buffer
+	cmd := s.shell(context.WithoutCancel(t.Context()), "exec "+commands[0].text)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	t.Cleanup(func() {
+		// It has gone already if this fails, and then exited says how.
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case err := <-exited:
+			if err != nil {
+				t.Errorf("%s: %v\n%s", commands[0].text, err, out.String())
+			}
+		case <-time.After(startTimeout):
+			_ = cmd.Process.Kill()
+			<-exited
+			t.Errorf("%s: did not stop\n%s", commands[0].text, out.String())
+		}
+	})
+	deadline := time.Now().Add(startTimeout)
+	for !ready(s.health) {
+		if time.Now().After(deadline) {
+			t.Fatalf("line %d: %s: not ready within %v", b.line, commands[0].text, startTimeout)
+		}
+		select {
+		case err := <-exited:
+			exited <- err
+			t.Fatalf("line %d: %s: exited: %v\n%s", b.line, commands[0].text, err, out.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func ready(addr string) bool {
+	client := http.Client{Timeout: time.Second}
+	resp, err := client.Get(fmt.Sprintf("http://%s/readyz", addr))
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
