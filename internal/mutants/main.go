@@ -1,0 +1,133 @@
+// Command mutants switches off each check of a decision in turn and runs the
+// tests, which must go red each time (`make mutants`). A check that can be
+// switched off unseen is a check that nobody tests.
+//
+// The changed file reaches the compiler through `go test -overlay`, so the work
+// tree is never touched. A mutant that does not compile, or whose text is not
+// found exactly once, is an error of the table and not a kill.
+//
+//	go run ./internal/mutants            # all
+//	go run ./internal/mutants -run deny  # those whose name contains deny
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// mutant is one change to one file.
+type mutant struct {
+	// name is the check that it switches off, in the words of DESIGN section 3.
+	name string
+	file string
+	// old must occur exactly once in the file; new takes its place.
+	old, new string
+	// tests are the packages that should notice.
+	tests []string
+}
+
+var errSurvived = errors.New("survived: every test still passes")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	only := flags.String("run", "", "only mutants whose name contains this")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	ran, failed := 0, 0
+	for _, m := range mutants() {
+		if !strings.Contains(m.name, *only) {
+			continue
+		}
+		ran++
+		start := time.Now()
+		err := m.kill(ctx)
+		verdict := "killed"
+		if err != nil {
+			failed++
+			verdict = "NOT KILLED: " + err.Error()
+		}
+		fmt.Fprintf(out, "%-44s %6.1fs  %s\n", m.name, time.Since(start).Seconds(), verdict)
+	}
+	fmt.Fprintf(out, "%d mutants, %d killed, %d not\n", ran, ran-failed, failed)
+	if failed > 0 || ran == 0 {
+		return 1
+	}
+	return 0
+}
+
+// kill returns nil if some test fails on the mutant.
+func (m mutant) kill(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "kelpie-mutant-")
+	if err != nil {
+		return fmt.Errorf("make a temporary directory: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	overlay, err := m.write(dir)
+	if err != nil {
+		return err
+	}
+	// A mutant that does not compile would fail every test and prove nothing.
+	vet := append([]string{"build", "-overlay", overlay}, m.tests...)
+	if msg, err := exec.CommandContext(ctx, "go", vet...).CombinedOutput(); err != nil {
+		return fmt.Errorf("the mutant does not compile: %w\n%s", err, msg)
+	}
+	test := append([]string{"test", "-overlay", overlay, "-count=1", "-failfast", "-timeout=5m"}, m.tests...)
+	msg, err := exec.CommandContext(ctx, "go", test...).CombinedOutput()
+	if err == nil {
+		return errSurvived
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || !bytes.Contains(msg, []byte("FAIL")) || bytes.Contains(msg, []byte("[build failed]")) {
+		return fmt.Errorf("the tests did not run: %w\n%s", err, msg)
+	}
+	return nil
+}
+
+// write puts the changed file and the overlay that names it into dir.
+func (m mutant) write(dir string) (string, error) {
+	file, err := filepath.Abs(m.file)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", m.file, err)
+	}
+	src, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read the file to change: %w", err)
+	}
+	if n := bytes.Count(src, []byte(m.old)); n != 1 {
+		return "", fmt.Errorf("%s holds %q %d times, not once: mend the table in internal/mutants", m.file, m.old, n)
+	}
+	changed := filepath.Join(dir, "mutant.go")
+	if err := os.WriteFile(changed, bytes.Replace(src, []byte(m.old), []byte(m.new), 1), 0o600); err != nil {
+		return "", fmt.Errorf("write the mutant: %w", err)
+	}
+	raw, err := json.Marshal(map[string]any{"Replace": map[string]string{file: changed}})
+	if err != nil {
+		return "", fmt.Errorf("write the overlay: %w", err)
+	}
+	overlay := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlay, raw, 0o600); err != nil {
+		return "", fmt.Errorf("write the overlay: %w", err)
+	}
+	return overlay, nil
+}
