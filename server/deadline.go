@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// bounded is a context that ends at a deadline of its own. Its timer is
-// started by the first Done: a call that is decided in memory never waits for
-// anything, and starting and stopping a timer would cost more than deciding.
+// bounded is a context that ends after a limit of its own. The limit counts
+// from the first time that somebody asks for the deadline or waits: a call
+// that is decided in memory never does, and reading the clock and starting and
+// stopping a timer would cost as much as deciding.
 type bounded struct {
 	context.Context
-	deadline time.Time
+	limit time.Duration
 
 	mu     sync.Mutex
 	inner  context.Context
@@ -19,19 +20,19 @@ type bounded struct {
 	ended  bool
 }
 
-// bound returns a context that ends no later than limit from now, and the
-// function that ends it. A context that ends sooner is returned as it is.
+// bound gives a context without a deadline one, and returns the function that
+// ends it. A caller's own deadline is left alone, since it is the nearer one
+// for all but those who want to wait for ever.
 func bound(ctx context.Context, limit time.Duration) (context.Context, func()) {
-	deadline := time.Now().Add(limit)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	b := &bounded{Context: ctx, deadline: deadline}
+	b := &bounded{Context: ctx, limit: limit}
 	return b, b.end
 }
 
 // Deadline implements context.Context.
-func (b *bounded) Deadline() (time.Time, bool) { return b.deadline, true }
+func (b *bounded) Deadline() (time.Time, bool) { return b.started().Deadline() }
 
 // Done implements context.Context.
 func (b *bounded) Done() <-chan struct{} { return b.started().Done() }
@@ -44,12 +45,10 @@ func (b *bounded) Err() error {
 	switch {
 	case inner != nil:
 		return inner.Err()
-	case ended:
-		return context.Canceled
 	case b.Context.Err() != nil:
 		return b.Context.Err()
-	case !time.Now().Before(b.deadline):
-		return b.started().Err()
+	case ended:
+		return context.Canceled
 	default:
 		return nil
 	}
@@ -71,7 +70,7 @@ func (b *bounded) started() context.Context {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.inner == nil {
-		b.inner, b.cancel = context.WithDeadline(b.Context, b.deadline)
+		b.inner, b.cancel = context.WithTimeout(b.Context, b.limit)
 		if b.ended {
 			b.cancel()
 		}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -75,7 +74,7 @@ type GRPC struct {
 
 // GRPCMetrics are the metrics of gRPC servers.
 type GRPCMetrics struct {
-	calls  *grpcprom.ServerMetrics
+	calls  *callMetrics
 	panics prometheus.Counter
 	// Calls that no handler saw.
 	shed, undecodable, oversized, expired prometheus.Counter
@@ -88,8 +87,12 @@ func NewGRPCMetrics(reg prometheus.Registerer) (*GRPCMetrics, error) {
 		Help: "Calls refused before any handler saw them: shed (overload), undecodable (not protobuf, or invalid UTF-8), " +
 			"oversized (more than 8 MiB), expired (the deadline had passed on arrival).",
 	}, []string{"why"})
+	calls, err := newCallMetrics(reg)
+	if err != nil {
+		return nil, err
+	}
 	m := &GRPCMetrics{
-		calls: grpcprom.NewServerMetrics(),
+		calls: calls,
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kelpie_panics_total",
 			Help: "Panics outside a decision, each answered INTERNAL.",
@@ -99,7 +102,7 @@ func NewGRPCMetrics(reg prometheus.Registerer) (*GRPCMetrics, error) {
 		oversized:   refused.WithLabelValues("oversized"),
 		expired:     refused.WithLabelValues("expired"),
 	}
-	for _, c := range []prometheus.Collector{m.calls, m.panics, refused} {
+	for _, c := range []prometheus.Collector{m.panics, refused} {
 		if err := reg.Register(c); err != nil {
 			return nil, errors.Join(errors.New("register gRPC metrics"), err)
 		}
@@ -117,11 +120,9 @@ func NewGRPC(cfg GRPCConfig) *GRPC {
 	}
 	recoverWith := recovery.WithRecoveryHandlerContext(s.recovered)
 	unary := append([]grpc.UnaryServerInterceptor{
-		s.metrics.calls.UnaryServerInterceptor(),
 		recovery.UnaryServerInterceptor(recoverWith),
 	}, cfg.Unary...)
 	stream := append([]grpc.StreamServerInterceptor{
-		s.metrics.calls.StreamServerInterceptor(),
 		recovery.StreamServerInterceptor(recoverWith),
 		s.endWatches,
 	}, cfg.Stream...)
@@ -136,7 +137,7 @@ func NewGRPC(cfg GRPCConfig) *GRPC {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.SharedWriteBuffer(true),
-		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))), //nolint:gosec // A small positive number.
+		grpc.NumStreamWorkers(uint32(64 * runtime.GOMAXPROCS(0))), //nolint:gosec // A small positive number.
 	}
 	if cfg.MaxInFlight > 0 && len(cfg.Counted) > 0 {
 		s.inFlight = newInFlight(cfg.MaxInFlight, cfg.Counted, time.Now, s.metrics.shed.Inc)
@@ -162,7 +163,12 @@ func (s *GRPC) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	wrapped := *desc
 	wrapped.Methods = make([]grpc.MethodDesc, len(desc.Methods))
 	for i, m := range desc.Methods {
-		wrapped.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: s.guard(m)}
+		wrapped.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: s.guard(desc.ServiceName, m)}
+	}
+	wrapped.Streams = make([]grpc.StreamDesc, len(desc.Streams))
+	for i, m := range desc.Streams {
+		wrapped.Streams[i] = m
+		wrapped.Streams[i].Handler = s.guardStream(desc.ServiceName, m)
 	}
 	s.Server.RegisterService(&wrapped, impl)
 	s.Health.SetServingStatus(desc.ServiceName, healthpb.HealthCheckResponse_SERVING)
@@ -172,22 +178,49 @@ type methodHandler = func(srv any, ctx context.Context, dec func(any) error, int
 
 // guard does what has to be done before the message is decoded, which no
 // interceptor can: the deadline is looked at, and what cannot be decoded is counted.
-func (s *GRPC) guard(m grpc.MethodDesc) methodHandler {
+func (s *GRPC) guard(service string, m grpc.MethodDesc) methodHandler {
+	metrics := s.metrics.calls.of("unary", service, m.MethodName)
 	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 		if c := begin(ctx); c != nil {
 			defer c.release()
 		}
+		metrics.started.Inc()
 		if err := ctx.Err(); err != nil {
 			s.metrics.expired.Inc()
-			return nil, status.FromContextError(err).Err()
+			err = status.FromContextError(err).Err()
+			metrics.ended(err)
+			return nil, err
 		}
 		ctx, end := bound(ctx, maxCall)
 		defer end()
-		out, err := m.Handler(srv, ctx, func(v any) error { return s.decoded(dec(v)) }, interceptor)
+		out, err := m.Handler(srv, ctx, func(v any) error {
+			if err := dec(v); err != nil {
+				return s.decoded(err)
+			}
+			metrics.received.Inc()
+			return nil
+		}, interceptor)
+		metrics.ended(err)
 		if err != nil {
 			s.logError(ctx, m.MethodName, err)
+			return nil, err
 		}
-		return out, err
+		metrics.sent.Inc()
+		return out, nil
+	}
+}
+
+// guardStream counts a stream's messages and logs how it failed.
+func (s *GRPC) guardStream(service string, m grpc.StreamDesc) grpc.StreamHandler {
+	metrics := s.metrics.calls.of("bidi_stream", service, m.StreamName)
+	return func(srv any, stream grpc.ServerStream) error {
+		metrics.started.Inc()
+		err := m.Handler(srv, &countedStream{ServerStream: stream, server: s, metrics: metrics})
+		metrics.ended(err)
+		if err != nil {
+			s.logError(stream.Context(), m.StreamName, err)
+		}
+		return err
 	}
 }
 
@@ -253,11 +286,7 @@ func (s *GRPC) Drain(ctx context.Context) error {
 // otherwise hold up the stop for ever.
 func (s *GRPC) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if !strings.HasPrefix(info.FullMethod, "/grpc.health.") {
-		err := next(srv, decodedStream{ServerStream: stream, server: s})
-		if err != nil {
-			s.logError(stream.Context(), info.FullMethod, err)
-		}
-		return err
+		return next(srv, stream)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
@@ -271,21 +300,6 @@ func (s *GRPC) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamSe
 		}
 	}()
 	return next(srv, contextStream{ServerStream: stream, ctx: ctx})
-}
-
-// decodedStream counts what cannot be decoded, which ends the stream.
-type decodedStream struct {
-	grpc.ServerStream
-	server *GRPC
-}
-
-// RecvMsg implements grpc.ServerStream.
-func (s decodedStream) RecvMsg(m any) error {
-	err := s.ServerStream.RecvMsg(m)
-	if err != nil {
-		return s.server.decoded(err)
-	}
-	return nil
 }
 
 type contextStream struct {
