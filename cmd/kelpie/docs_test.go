@@ -47,19 +47,27 @@ func TestDocumentedCommands(t *testing.T) {
 	if _, err := os.Stat(readme); err == nil {
 		files = append(files, readme)
 	}
-	bin := buildKelpie(t, root)
-	total := 0
+	bin := t.TempDir()
+	build(t, root, filepath.Join(bin, "kelpie"), "./cmd/kelpie")
+	documents, total, curl := map[string][]block{}, 0, false
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		blocks := parseBlocks(string(text))
+		documents[file] = blocks
 		for _, b := range blocks {
 			if b.runs() {
 				total++
+				curl = curl || strings.Contains(b.text, "grpcurl")
 			}
 		}
+	}
+	if curl {
+		build(t, root, filepath.Join(bin, "grpcurl"), "-modfile=tools/grpcurl/go.mod", "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+	}
+	for file, blocks := range documents {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
 			runBlocks(t, root, bin, blocks)
@@ -71,16 +79,14 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// buildKelpie builds the binary as a user would, without the race detector.
-func buildKelpie(t *testing.T, root string) string {
+// build makes a binary as a user would, without the race detector.
+func build(t *testing.T, root, output string, what ...string) {
 	t.Helper()
-	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "kelpie"), "./cmd/kelpie")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build kelpie: %v\n%s", err, out)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"build", "-o", output}, what...)...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %v: %v\n%s", what, err, out)
 	}
-	return bin
 }
 
 // session runs the blocks of one file.
@@ -131,17 +137,6 @@ func newSession(t *testing.T, root, bin string, blocks []block) *session {
 		s.env = append(s.env, variable+"="+addr)
 	}
 	s.health = s.ports["127.0.0.1:7073"]
-	for _, b := range blocks {
-		if b.runs() && strings.Contains(b.text, "grpcurl") {
-			build := exec.CommandContext(t.Context(), "go", "build", "-modfile=tools/grpcurl/go.mod",
-				"-o", filepath.Join(bin, "grpcurl"), "github.com/fullstorydev/grpcurl/cmd/grpcurl")
-			build.Dir = root
-			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("build grpcurl: %v\n%s", err, out)
-			}
-			break
-		}
-	}
 	return s
 }
 
