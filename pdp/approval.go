@@ -2,7 +2,6 @@ package pdp
 
 import (
 	"context"
-	"slices"
 
 	"github.com/kelpie-authz/kelpie/policy"
 )
@@ -11,10 +10,6 @@ import (
 // there.
 func (s *Service) checkApproval(ctx context.Context, j *judgment) error {
 	if !needsApproval(j) {
-		return nil
-	}
-	if !bindable(j) {
-		s.deny(j, ReasonParametersUnavailable, j.verdict.Matched)
 		return nil
 	}
 	if err := j.fillAsk(); err != nil {
@@ -35,18 +30,6 @@ func (s *Service) checkApproval(ctx context.Context, j *judgment) error {
 }
 
 func needsApproval(j *judgment) bool { return j.verdict.Outcome == policy.OutcomeApproval }
-
-// bindable reports whether a yes can be bound to the call: parameters that
-// were not seen can be anything, so every rule has to say that it does not
-// mind.
-func bindable(j *judgment) bool {
-	switch j.call.Parameters.State {
-	case policy.ParametersAbsent, policy.ParametersComplete:
-		return true
-	default:
-		return !slices.ContainsFunc(j.verdict.Requirements, func(r policy.Requirement) bool { return !r.PathOnly })
-	}
-}
 
 // fillAsk builds what the store is asked, with the digest. Only a call that
 // needs an approval pays for it.

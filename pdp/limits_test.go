@@ -123,8 +123,8 @@ func TestSeveralLacking(t *testing.T) {
 			"a cost that never fits outlasts everything",
 			`  a-quota: {quota: 2/day, per: [agent]}
   b-cost: {quota: 10/day, per: [agent], count: cost}
-`, 11, 0, pdp.ReasonCostExceedsLimit,
-			[]string{"limits/b-cost"}, 0,
+`, 11, 2, pdp.ReasonCostExceedsLimit,
+			[]string{"limits/b-cost", "limits/a-quota"}, 0,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
