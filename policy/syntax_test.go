@@ -4,7 +4,10 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -202,5 +205,27 @@ func BenchmarkSyntax(b *testing.B) {
 		_, _ = policy.ParseSourceIP("10.8.0.5")
 		_ = policy.CheckText("subject", "someone@example.com", 1024)
 		_ = policy.CheckCost(1)
+	}
+}
+
+// TestBoundsAreTheProtos compares the bounds with those that gRPC requests are validated by.
+func TestBoundsAreTheProtos(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../proto/kelpie/authz/v1/authz.proto")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, request, found := strings.Cut(string(text), "message AuthorizeRequest {")
+	if !found {
+		t.Fatal("authz.proto has no AuthorizeRequest")
+	}
+	for field, want := range map[string]int{
+		"string agent": policy.MaxAgentBytes, "string action": policy.MaxActionBytes, "string resource": policy.MaxResourceBytes, "bytes parameters_json": policy.MaxParametersBytes,
+	} {
+		_, rest, _ := strings.Cut(request, field+" = ")
+		rest, _, _ = strings.Cut(rest, ";")
+		if found := regexp.MustCompile(`max_(?:bytes|len)\D+(\d+)`).FindStringSubmatch(rest); found == nil || found[1] != strconv.Itoa(want) {
+			t.Errorf("%s: the proto says %v, the check %d", field, found, want)
+		}
 	}
 }
