@@ -3,25 +3,25 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"regexp/syntax"
 	"slices"
 	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 )
 
-// The bounds of one condition. The cost limit is what an evaluation may cost
-// in CEL's own units; in practice it is reached within a few milliseconds. The
-// others keep an expression from making the compiler itself slow.
+// The bounds of one condition, which keep an expression from making the
+// compiler itself slow.
 const (
-	conditionCost      = 100_000
 	conditionBytes     = 16_384
 	conditionNodes     = 20_000
 	conditionDepth     = 100
 	conditionLoops     = 8
-	conditionRegexSize = 500
+	conditionRegexSize = 300 // instructions of a compiled expression
 )
 
 // outcome is what one condition came to. The zero value is false.
@@ -77,7 +77,6 @@ func newConditions() (*conditions, error) {
 		cel.ParserRecursionLimit(conditionDepth),
 		cel.ParserErrorRecoveryLimit(4),
 		cel.ExpressionNodeLimit(conditionNodes),
-		cel.RegexProgramSizeLimit(conditionRegexSize),
 		cel.ASTValidators(
 			cel.ValidateComprehensionNestingLimit(conditionLoops),
 			cel.ValidateDurationLiterals(),
@@ -111,7 +110,14 @@ func (cs *conditions) compile(text string) (*condition, error) {
 	return c, nil
 }
 
-func (cs *conditions) build(text string) (*condition, error) {
+// build compiles an expression. A panic of the compiler on a strange one is an
+// error of that expression, and no reason to end the process.
+func (cs *conditions) build(text string) (c *condition, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c, err = nil, fmt.Errorf("the condition cannot be compiled: %v", p)
+		}
+	}()
 	parsed, issues := cs.env.Parse(text)
 	if issues.Err() != nil {
 		return nil, celError(issues)
@@ -120,6 +126,9 @@ func (cs *conditions) build(text string) (*condition, error) {
 	if err != nil {
 		canonical = text
 	}
+	if err := checkRegexes(parsed.NativeRep().Expr()); err != nil {
+		return nil, err
+	}
 	checked, issues := cs.env.Check(parsed)
 	if issues.Err() != nil {
 		return nil, celError(issues)
@@ -127,13 +136,45 @@ func (cs *conditions) build(text string) (*condition, error) {
 	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 		return nil, fmt.Errorf("the condition gives %s, not true or false", t)
 	}
-	program, err := cs.env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(conditionCost))
+	program, err := cs.env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(costs{}), cel.CostLimit(conditionCost))
 	if err != nil {
 		return nil, fmt.Errorf("prepare the condition: %w", err)
 	}
-	c := &condition{program: program, canonical: canonical}
+	c = &condition{program: program, canonical: canonical}
 	c.findReads(checked.NativeRep().Expr())
 	return c, nil
+}
+
+// checkRegexes refuses regular expressions that are large, or that are only
+// known when a call is judged: whoever writes the call's fields would choose
+// how long its decision takes, and what it matches.
+func checkRegexes(root ast.Expr) error {
+	var fault error
+	ast.PreOrderVisit(root, ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() != ast.CallKind || e.AsCall().FunctionName() != overloads.Matches || len(e.AsCall().Args()) == 0 {
+			return
+		}
+		args := e.AsCall().Args()
+		last := args[len(args)-1]
+		if last.Kind() != ast.LiteralKind {
+			fault = errors.New("the condition is wrong: the pattern of matches is not a plain text")
+			return
+		}
+		pattern, ok := last.AsLiteral().(types.String)
+		if !ok {
+			return // told as a wrong type
+		}
+		parsed, err := syntax.Parse(string(pattern), syntax.Perl)
+		if err != nil {
+			fault = fmt.Errorf("the condition is wrong: %w", err)
+			return
+		}
+		program, err := syntax.Compile(parsed.Simplify())
+		if err != nil || len(program.Inst) > conditionRegexSize {
+			fault = errors.New("the condition is wrong: the pattern of matches is too large")
+		}
+	}))
+	return fault
 }
 
 // celError says the first fault of an expression in one line.
