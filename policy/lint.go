@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -136,7 +137,7 @@ func newLinter(src *source, now time.Time) *linter {
 		l.hold(key, []string{"agents", key}, "", agent.GetScopes(), agent.GetGrants())
 		for i, name := range agent.GetRoles() {
 			role := l.doc.GetRoles()[name]
-			l.hold(key, []string{"agents", key, "roles", fmt.Sprint(i)}, name, role.GetScopes(), role.GetGrants())
+			l.hold(key, []string{"agents", key, "roles", strconv.Itoa(i)}, name, role.GetScopes(), role.GetGrants())
 		}
 	}
 	for _, name := range sortedKeys(l.doc.GetScopes()) {
@@ -161,14 +162,14 @@ func (l *linter) hold(agent string, path []string, role string, scopes []string,
 	for i, scope := range scopes {
 		at := path
 		if role == "" {
-			at = sub(path, "scopes", fmt.Sprint(i))
+			at = sub(path, "scopes", strconv.Itoa(i))
 		}
 		l.holdings = append(l.holdings, holding{agent: agent, scope: scope, path: at, role: role})
 	}
 	for i, grant := range grants {
 		at := path
 		if role == "" {
-			at = sub(path, "grants", fmt.Sprint(i), "scope")
+			at = sub(path, "grants", strconv.Itoa(i), "scope")
 		}
 		l.holdings = append(l.holdings, holding{agent: agent, scope: grant.GetScope(), path: at, grant: grant, role: role})
 	}

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,7 +57,7 @@ func (l *linter) agentNetworks(path, names []string) {
 	if i < 0 {
 		return
 	}
-	at := sub(path, "networks", fmt.Sprint(i))
+	at := sub(path, "networks", strconv.Itoa(i))
 	if len(names) > 1 {
 		l.add(SeverityWarning, "any-beside-networks", at, "any admits every address, so that the other networks say nothing", "remove any, or the others")
 		return
@@ -70,7 +71,7 @@ const endsSoon = 30 * 24 * time.Hour
 // grants judges the grants of an agent or role by themselves.
 func (l *linter) grants(path, scopes []string, grants []*policyv1.Grant) {
 	for i, grant := range grants {
-		at := sub(path, "grants", fmt.Sprint(i))
+		at := sub(path, "grants", strconv.Itoa(i))
 		if grant.GetShadow() {
 			l.add(SeverityNote, "shadow-rule", sub(at, "shadow"), "the grant is only reported, not enforced", "remove shadow once the reports are as expected")
 		}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"strconv"
 
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
@@ -35,7 +36,7 @@ func (l *linter) conditions() {
 
 func (l *linter) grantConditions(cs *conditions, path []string, grants []*policyv1.Grant) {
 	for i, grant := range grants {
-		l.condition(cs, sub(path, "grants", fmt.Sprint(i), "when"), grant.GetWhen(), false)
+		l.condition(cs, sub(path, "grants", strconv.Itoa(i), "when"), grant.GetWhen(), false)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 func (l *linter) scopes() {
@@ -32,12 +33,12 @@ func (l *linter) scopes() {
 			if scope.GetRisk() != "" {
 				severity = SeverityNote
 			}
-			l.add(severity, "wildcard-actions", sub(path, "actions", fmt.Sprint(i)), quote(pattern)+" is every action, deletion and administration too",
+			l.add(severity, "wildcard-actions", sub(path, "actions", strconv.Itoa(i)), quote(pattern)+" is every action, deletion and administration too",
 				"name the actions, or write risk: admin to say that it is meant")
 		}
 		for i, pattern := range scope.GetResources() {
 			if isAllStars(pattern) {
-				l.add(SeverityWarning, "wildcard-resources", sub(path, "resources", fmt.Sprint(i)), quote(pattern)+" is every resource, also of systems yet to come",
+				l.add(SeverityWarning, "wildcard-resources", sub(path, "resources", strconv.Itoa(i)), quote(pattern)+" is every resource, also of systems yet to come",
 					"begin it with the system it is meant for, such as salesforce/**")
 			}
 		}
@@ -55,7 +56,7 @@ func (l *linter) redundant(path, list []string, kind patternKind) {
 	for i, pattern := range list {
 		for j, other := range list {
 			if i != j && covers(other, pattern, kind) && (j < i || !covers(pattern, other, kind)) {
-				l.add(SeverityNote, "covered-pattern", sub(path, fmt.Sprint(i)), fmt.Sprintf("%s is covered by %s", quote(pattern), quote(other)), "remove it")
+				l.add(SeverityNote, "covered-pattern", sub(path, strconv.Itoa(i)), fmt.Sprintf("%s is covered by %s", quote(pattern), quote(other)), "remove it")
 				break
 			}
 		}
@@ -76,7 +77,7 @@ func (l *linter) networks() {
 		}
 		for i, cidr := range l.doc.GetNetworks()[name].GetCidrs() {
 			if message := wideCIDR(cidr); message != "" {
-				l.add(SeverityWarning, "wide-cidr", sub(path, "cidrs", fmt.Sprint(i)), message, "write the prefixes that your workloads have, or networks: [any] if every address is meant")
+				l.add(SeverityWarning, "wide-cidr", sub(path, "cidrs", strconv.Itoa(i)), message, "write the prefixes that your workloads have, or networks: [any] if every address is meant")
 			}
 		}
 	}

@@ -139,7 +139,7 @@ func (p *parameterParser) value(depth int) (any, error) {
 	}
 	switch token.Kind() {
 	case 'n':
-		return nil, nil
+		return nil, nil //nolint:nilnil // JSON's null is a value like any other
 	case 't', 'f':
 		return token.Bool(), nil
 	case '"':

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -50,11 +51,13 @@ func appendObject(dst []byte, n *yaml.Node) ([]byte, error) {
 	return append(dst, '}'), nil
 }
 
+var errNoValue = errors.New("no value; write null if it is meant")
+
 func appendScalar(dst []byte, n *yaml.Node) ([]byte, error) {
 	switch n.Tag {
 	case "!!null":
 		if n.Value != "null" {
-			return nil, fmt.Errorf("no value; write null if it is meant")
+			return nil, errNoValue
 		}
 		return append(dst, "null"...), nil
 	case "!!bool":
