@@ -56,6 +56,15 @@ type running struct {
 // start runs an App on free ports until the test ends; change may alter its configuration.
 func start(t *testing.T, change func(*config.Config)) *running {
 	t.Helper()
+	out := &testkit.Buffer{}
+	r := startTo(t, out, change)
+	r.stdout = out
+	return r
+}
+
+// startTo is start with another writer for the decision log.
+func startTo(t *testing.T, stdout io.Writer, change func(*config.Config)) *running {
+	t.Helper()
 	cfg := config.Default()
 	cfg.GRPCAddr, cfg.AdminAddr, cfg.HealthAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.State = filepath.Join(t.TempDir(), "state")
@@ -65,9 +74,9 @@ func start(t *testing.T, change func(*config.Config)) *running {
 	if cfg.Policy == "" {
 		cfg.Policy = policyDir(t, policyA)
 	}
-	r := &running{cfg: cfg, stdout: &testkit.Buffer{}, stderr: &testkit.Buffer{}, ended: make(chan error, 1)}
+	r := &running{cfg: cfg, stderr: &testkit.Buffer{}, ended: make(chan error, 1)}
 	var err error
-	r.App, err = app.New(t.Context(), cfg, app.Deps{Stdout: r.stdout, Stderr: r.stderr, Version: "test"})
+	r.App, err = app.New(t.Context(), cfg, app.Deps{Stdout: stdout, Stderr: r.stderr, Version: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,10 +114,12 @@ func policyDir(t *testing.T, text string) string {
 	return dir
 }
 
+func insecureCredentials() credentials.TransportCredentials { return insecure.NewCredentials() }
+
 func dial(t *testing.T, target string, creds credentials.TransportCredentials) *grpc.ClientConn {
 	t.Helper()
 	if creds == nil {
-		creds = insecure.NewCredentials()
+		creds = insecureCredentials()
 	}
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds))
 	if err != nil {
