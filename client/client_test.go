@@ -380,13 +380,13 @@ func TestIsLocal(t *testing.T) {
 
 func TestNewRefusesNonsense(t *testing.T) {
 	t.Parallel()
-	for name, make := range map[string]func() (*client.Client, error){
+	for name, construct := range map[string]func() (*client.Client, error){
 		"no target":        func() (*client.Client, error) { return client.New("") },
 		"no deadline":      func() (*client.Client, error) { return client.New("127.0.0.1:1", client.WithTimeout(0)) },
 		"nil TLS":          func() (*client.Client, error) { return client.New("127.0.0.1:1", client.WithTLS(nil)) },
 		"silent fail open": func() (*client.Client, error) { return client.New("127.0.0.1:1", client.WithFailOpen(nil)) },
 	} {
-		c, err := make()
+		c, err := construct()
 		if err == nil {
 			t.Errorf("%s: made %v", name, c)
 		}

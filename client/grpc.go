@@ -113,7 +113,7 @@ func (r *refusal) grpcError() error {
 	if message == "" {
 		message = strings.TrimSpace(r.Decision + " " + r.Reason)
 	}
-	st := status.New(r.Code, message)
+	st := status.New(r.Kind.grpc(), message)
 	if detailed, err := st.WithDetails(details...); err == nil {
 		st = detailed
 	}

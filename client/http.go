@@ -86,13 +86,13 @@ func (r *refusal) writeHTTP(w http.ResponseWriter) {
 	if body.RetryAfterSeconds > 0 {
 		h.Set("Retry-After", strconv.FormatInt(body.RetryAfterSeconds, 10))
 	}
-	if r.HTTP == http.StatusUnauthorized && h.Get("WWW-Authenticate") == "" {
+	if r.Kind == kindUnauthenticated && h.Get("WWW-Authenticate") == "" {
 		// RFC 9110 section 15.5.2 asks for a challenge; set another before the middleware to replace it.
 		h.Set("WWW-Authenticate", "Bearer")
 	}
-	w.WriteHeader(r.HTTP)
+	w.WriteHeader(r.Kind.http())
 	// The status is out: if the body cannot be written, the caller is gone.
-	_ = json.NewEncoder(w).Encode(body)
+	_ = json.NewEncoder(w).Encode(body) //nolint:errchkjson // As said; and strings always encode.
 }
 
 // wholeSeconds rounds up, so that nobody comes back too early.

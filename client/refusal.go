@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -29,9 +30,7 @@ const unavailableRetry = time.Second
 
 // refusal says how a request that may not go through is answered, whatever the door.
 type refusal struct {
-	// HTTP is the status code of HTTP, and Code that of gRPC.
-	HTTP int
-	Code codes.Code
+	Kind kind
 	// Decision and Reason are the wire forms; Reason is "" where no decision was made.
 	Decision   string
 	Reason     string
@@ -41,19 +40,53 @@ type refusal struct {
 	Response   *authzv1.AuthorizeResponse
 }
 
-// The kinds of refusal: HTTP's status and gRPC's.
-type kind struct {
-	http int
-	code codes.Code
+// kind sorts refusals by what the caller can do about them. The zero kind is an
+// ordinary "no".
+type kind uint8
+
+const (
+	kindMalformed kind = iota + 1
+	kindUnauthenticated
+	kindForbidden
+	kindTooMany
+	kindUnavailable
+)
+
+// http is the status code of HTTP for this kind.
+func (k kind) http() int {
+	switch k {
+	case kindMalformed:
+		return http.StatusBadRequest
+	case kindUnauthenticated:
+		return http.StatusUnauthorized
+	case kindTooMany:
+		return http.StatusTooManyRequests
+	case kindUnavailable:
+		return http.StatusServiceUnavailable
+	case kindForbidden:
+		return http.StatusForbidden
+	default:
+		return http.StatusForbidden
+	}
 }
 
-var (
-	kindMalformed       = kind{400, codes.InvalidArgument}
-	kindUnauthenticated = kind{401, codes.Unauthenticated}
-	kindForbidden       = kind{403, codes.PermissionDenied}
-	kindTooMany         = kind{429, codes.ResourceExhausted}
-	kindUnavailable     = kind{503, codes.Unavailable}
-)
+// grpc is the status code of gRPC for this kind.
+func (k kind) grpc() codes.Code {
+	switch k {
+	case kindMalformed:
+		return codes.InvalidArgument
+	case kindUnauthenticated:
+		return codes.Unauthenticated
+	case kindTooMany:
+		return codes.ResourceExhausted
+	case kindUnavailable:
+		return codes.Unavailable
+	case kindForbidden:
+		return codes.PermissionDenied
+	default:
+		return codes.PermissionDenied
+	}
+}
 
 // kindOf sorts the reasons of a decision that is not ALLOW. What is not listed
 // is an ordinary "no".
@@ -94,7 +127,7 @@ func refusalOf(d Decision, err error) refusal {
 		retry = unavailableRetry
 	}
 	return refusal{
-		HTTP: k.http, Code: k.code, Decision: decision, Reason: reasonText(resp.GetReason()),
+		Kind: k, Decision: decision, Reason: reasonText(resp.GetReason()),
 		Message: message, ID: resp.GetDecisionId(), RetryAfter: retry, Response: resp,
 	}
 }
@@ -104,12 +137,12 @@ func refusalOf(d Decision, err error) refusal {
 func noDecision(err error) refusal {
 	if status.Code(err) == codes.InvalidArgument {
 		return refusal{
-			HTTP: kindMalformed.http, Code: kindMalformed.code, Decision: "DENY", Reason: "parameters_invalid",
+			Kind: kindMalformed, Decision: "DENY", Reason: "parameters_invalid",
 			Message: "The request cannot be judged as it is.",
 		}
 	}
 	return refusal{
-		HTTP: kindUnavailable.http, Code: kindUnavailable.code, Decision: "UNSPECIFIED",
+		Kind: kindUnavailable, Decision: "UNSPECIFIED",
 		Message: "No decision could be made; try again later.", RetryAfter: unavailableRetry,
 	}
 }
@@ -118,12 +151,12 @@ func noDecision(err error) refusal {
 func unmapped(err error) refusal {
 	if errors.Is(err, ErrUnauthenticated) {
 		return refusal{
-			HTTP: kindUnauthenticated.http, Code: kindUnauthenticated.code, Decision: "DENY",
+			Kind: kindUnauthenticated, Decision: "DENY",
 			Reason: "unauthenticated_identity", Message: "The agent could not be established.",
 		}
 	}
 	return refusal{
-		HTTP: kindMalformed.http, Code: kindMalformed.code, Decision: "DENY", Reason: "parameters_invalid",
+		Kind: kindMalformed, Decision: "DENY", Reason: "parameters_invalid",
 		Message: "The request cannot be judged as it is.",
 	}
 }

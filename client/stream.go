@@ -73,7 +73,7 @@ func (s *Stream) ask(ctx context.Context, req *authzv1.AuthorizeRequest) (*authz
 	// It is taken only if the first surely sent nothing.
 	for range 2 {
 		var ses *session
-		if ses, err = s.session(); err != nil {
+		if ses, err = s.session(); err != nil { //nolint:contextcheck // A session outlives the call that opens it.
 			return nil, err
 		}
 		var call chan answer
@@ -106,6 +106,7 @@ func (s *Stream) session() (*session, error) {
 		return nil, status.Error(codes.Canceled, "the stream is closed; make a new one")
 	}
 	if s.current == nil || s.current.broken() {
+		// Not of the caller that happens to come first: the stream serves all.
 		ctx, cancel := context.WithCancel(context.Background())
 		s.current = &session{
 			cancel:  cancel,

@@ -2,9 +2,11 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -65,12 +67,12 @@ func TestStreamMatchesAnswersToCallers(t *testing.T) {
 			}
 			held = append(held, m.GetRequest())
 		}
-		for i := len(held) - 1; i >= 0; i-- {
+		for _, req := range slices.Backward(held) {
 			d := authzv1.Decision_DECISION_DENY
-			if held[i].GetAgent() == "even" {
+			if req.GetAgent() == "even" {
 				d = authzv1.Decision_DECISION_ALLOW
 			}
-			if err := s.Send(respond(held[i], d)); err != nil {
+			if err := s.Send(respond(req, d)); err != nil {
 				return err
 			}
 		}
@@ -317,7 +319,7 @@ func TestStreamClose(t *testing.T) {
 		}
 		got <- struct{}{}
 		_, err := s.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		return err

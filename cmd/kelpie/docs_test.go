@@ -100,7 +100,7 @@ type session struct {
 
 func runBlocks(t *testing.T, root, bin string, blocks []block) {
 	t.Helper()
-	s := newSession(t, root, bin, blocks)
+	s := newSession(t, root, bin)
 	for _, b := range blocks {
 		switch {
 		case b.unmarked():
@@ -121,7 +121,7 @@ func runBlocks(t *testing.T, root, bin string, blocks []block) {
 	}
 }
 
-func newSession(t *testing.T, root, bin string, blocks []block) *session {
+func newSession(t *testing.T, root, bin string) *session {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.CopyFS(filepath.Join(dir, "examples"), os.DirFS(filepath.Join(root, "examples"))); err != nil {
@@ -162,8 +162,8 @@ func freeAddr(t *testing.T) string {
 }
 
 func (s *session) shell(ctx context.Context, script string) *exec.Cmd {
-	for documented, real := range s.ports {
-		script = strings.ReplaceAll(script, documented, real)
+	for documented, free := range s.ports {
+		script = strings.ReplaceAll(script, documented, free)
 	}
 	cmd := exec.CommandContext(ctx, "sh", "-c", script)
 	cmd.Dir, cmd.Env = s.dir, s.env
@@ -172,8 +172,8 @@ func (s *session) shell(ctx context.Context, script string) *exec.Cmd {
 
 // documented puts the documented addresses back into output.
 func (s *session) documented(output string) string {
-	for documented, real := range s.ports {
-		output = strings.ReplaceAll(output, real, documented)
+	for documented, free := range s.ports {
+		output = strings.ReplaceAll(output, free, documented)
 	}
 	return output
 }

@@ -46,7 +46,7 @@ type Env struct {
 // Run executes one command and returns the process's exit code. Errors are
 // printed on Stderr. It returns once ctx ends and the command has wound up.
 func Run(ctx context.Context, env *Env) int {
-	root := newRoot(env)
+	root := newRoot(env) //nolint:contextcheck // Commands take the context that ExecuteContext gives them.
 	// cobra takes nil for "the arguments of the process".
 	root.SetArgs(append([]string{}, env.Args...))
 	err := root.ExecuteContext(ctx)

@@ -249,7 +249,10 @@ func TestVersion(t *testing.T) {
 		t.Errorf("got %+v", o)
 	}
 	o := run(t, "version", "--json")
-	var v struct{ Version, Go string }
+	var v struct {
+		Version string `json:"version"`
+		Go      string `json:"go"`
+	}
 	if err := json.Unmarshal([]byte(o.stdout), &v); err != nil || v.Version == "" || !strings.HasPrefix(v.Go, "go") {
 		t.Errorf("got %q, %v", o.stdout, err)
 	}
@@ -271,7 +274,9 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 	for _, a := range [][]string{
 		args("check --policy "+revops, read), args("check --json --policy "+revops, read),
 		args("explain --policy "+revops, read), args("test " + revops), args("test --json " + revops),
-		args("lint " + revops), args("lint --json " + revops), {"schema"}, {"version"},
+		args("lint " + revops), args("lint --json " + revops),
+		{"schema"},
+		{"version"},
 	} {
 		var stderr bytes.Buffer
 		code := cli.Run(t.Context(), &cli.Env{

@@ -62,8 +62,11 @@ func (p *printer) checks(checks []*authzv1.Check) {
 	for _, c := range checks {
 		word, style := outcomeText(c.GetOutcome())
 		rows = append(rows, []cell{
-			{c.GetName(), plain}, {word, style}, {reasonText(c.GetReason()), plain},
-			{someOf(c.GetRules()), plain}, {c.GetDetail(), plain},
+			{c.GetName(), plain},
+			{word, style},
+			{reasonText(c.GetReason()), plain},
+			{someOf(c.GetRules()), plain},
+			{c.GetDetail(), plain},
 		})
 	}
 	p.table(rows)

@@ -16,7 +16,10 @@ import (
 //go:embed firstpolicy/policy.yaml firstpolicy/policy_test.yaml
 var firstPolicy embed.FS
 
-var firstFiles = []string{"policy.yaml", "policy_test.yaml"}
+const (
+	firstDocument = "policy.yaml"
+	firstTests    = "policy_test.yaml"
+)
 
 func newInit(env *Env) *cobra.Command {
 	return &cobra.Command{
@@ -43,7 +46,7 @@ func runInit(env *Env, dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("make the directory: %w", err)
 	}
-	for _, name := range firstFiles {
+	for _, name := range []string{firstDocument, firstTests} {
 		text, err := firstPolicy.ReadFile("firstpolicy/" + name)
 		if err != nil {
 			return fmt.Errorf("read the built-in %s: %w", name, err)
@@ -53,7 +56,7 @@ func runInit(env *Env, dir string) error {
 		}
 	}
 	p := env.printer()
-	p.printf("Wrote %s and %s.\n\n", filepath.Join(dir, firstFiles[0]), filepath.Join(dir, firstFiles[1]))
+	p.printf("Wrote %s and %s.\n\n", filepath.Join(dir, firstDocument), filepath.Join(dir, firstTests))
 	p.printf("Next:\n")
 	for _, step := range [][2]string{
 		{"kelpie test " + dir, "run its tests"},

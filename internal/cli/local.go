@@ -83,18 +83,22 @@ func (l *local) close() error {
 	return nil
 }
 
-// flagOf names the flag behind a field of the API.
-var flagOf = map[string]string{
-	"agent": "--agent", "action": "--action", "resource": "--resource", "source_ip": "--ip",
-	"parameters_json": "--parameters", "context": "--context", "subject": "--subject", "session_id": "--session",
-	"run_id": "--run", "cost": "--cost", "request_id": "--request-id",
-	"tool.name": "--tool", "tool.server": "--tool-server",
+// flagOf names the flag behind a field of the API; "" if there is none.
+func flagOf(field string) string {
+	return map[string]string{
+		"agent": "--agent", "action": "--action", "resource": "--resource", "source_ip": "--ip",
+		"parameters_json": "--parameters", "context": "--context", "subject": "--subject", "session_id": "--session",
+		"run_id": "--run", "cost": "--cost", "request_id": "--request-id",
+		"tool.name": "--tool", "tool.server": "--tool-server",
+	}[field]
 }
 
 func noDecision(err error) error {
 	var invalid *pdp.InvalidError
-	if errors.As(err, &invalid) && flagOf[invalid.Field] != "" {
-		return fmt.Errorf("no decision: %s: %s", flagOf[invalid.Field], invalid.Why)
+	if errors.As(err, &invalid) {
+		if flag := flagOf(invalid.Field); flag != "" {
+			return fmt.Errorf("no decision: %s: %s", flag, invalid.Why)
+		}
 	}
 	return fmt.Errorf("no decision: %w", err)
 }

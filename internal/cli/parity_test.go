@@ -59,7 +59,8 @@ func TestCheckParity(t *testing.T) {
 			continue
 		}
 		ran++
-		t.Run(test.Name, func(t *testing.T) { // One after the other: each holds two servers.
+		t.Run(test.Name, func(t *testing.T) {
+			t.Parallel()
 			byRPC := askRPC(t, test)
 			byCheck := askCheck(t, test)
 			if diff := cmp.Diff(byRPC, byCheck); diff != "" {

@@ -76,7 +76,7 @@ func (e *Env) or(flag, name string) string {
 func tlsConfig(ca, cert, key string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
-		pem, err := os.ReadFile(ca) //nolint:gosec // The file that the user named.
+		pem, err := os.ReadFile(ca)
 		if err != nil {
 			return nil, fmt.Errorf("--tls-ca: %w", err)
 		}
@@ -142,5 +142,5 @@ func (r *remote) advise(err error) error {
 	if what != "" {
 		text += " (" + what + ")"
 	}
-	return fmt.Errorf("no decision from %s: %s", r.addr, clean(text)) //nolint:errorlint // Ends at the terminal.
+	return fmt.Errorf("no decision from %s: %s", r.addr, clean(text))
 }

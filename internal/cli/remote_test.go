@@ -59,8 +59,15 @@ func TestServerCharges(t *testing.T) {
 		args []string
 		code int
 	}{
-		{dry, cli.ExitOK}, {dry, cli.ExitOK}, {dry, cli.ExitOK}, {dry, cli.ExitOK},
-		{refund, cli.ExitOK}, {refund, cli.ExitOK}, {refund, cli.ExitOK}, {refund, cli.ExitDeny}, {dry, cli.ExitDeny},
+		{dry, cli.ExitOK},
+		{dry, cli.ExitOK},
+		{dry, cli.ExitOK},
+		{dry, cli.ExitOK},
+		{refund, cli.ExitOK},
+		{refund, cli.ExitOK},
+		{refund, cli.ExitOK},
+		{refund, cli.ExitDeny},
+		{dry, cli.ExitDeny},
 	} {
 		if o := run(t, step.args...); o.code != step.code {
 			t.Errorf("step %d: exit code %d, want %d\n%s%s", i, o.code, step.code, o.stdout, o.stderr)

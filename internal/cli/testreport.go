@@ -109,7 +109,8 @@ func (p *printer) coverage(c *policytest.Coverage) {
 			style = yellow
 		}
 		rows = append(rows, []cell{
-			{part.Name, plain}, {fmt.Sprintf("%d of %d", covered, part.Total), style},
+			{part.Name, plain},
+			{fmt.Sprintf("%d of %d", covered, part.Total), style},
 			{strings.Join(part.Missing, ", "), plain},
 		})
 	}

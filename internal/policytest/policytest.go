@@ -213,8 +213,7 @@ func (r *run) repeat(ctx context.Context, q *policy.TestRequest, fate policy.Tes
 // explain leaves e empty for a malformed request, which has no checks.
 func (r *run) explain(ctx context.Context, req *pdp.Request, e *pdp.Explanation) error {
 	err := r.service.Explain(ctx, req, e)
-	var invalid *pdp.InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*pdp.InvalidError](err); ok {
 		e.Checks = []pdp.Check{{
 			Name: "request", Outcome: pdp.CheckDeny, Reason: pdp.ReasonParametersInvalid,
 			Detail: invalid.Field + ": " + invalid.Why,
