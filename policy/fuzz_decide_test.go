@@ -16,7 +16,7 @@ const randomProofs = "KELPIE_PROOF"
 // same calls of the same random policies, from a fixed seed.
 func TestDecideAgainstNaive(t *testing.T) {
 	t.Parallel()
-	policies, calls := 700, 60
+	policies, calls := 200, 40
 	if os.Getenv(randomProofs) == "full" {
 		policies, calls = 20_000, 200
 	}

@@ -26,6 +26,7 @@ type naiveLimit struct {
 }
 
 // naiveOverlay lays an agent's own entry over the common one of its name.
+// The message cannot tell `shadow: false` from no shadow; the random policies never write it, the cases of Limits/8 do.
 func naiveOverlay(common, own *policyv1.Limit) *policyv1.Limit {
 	out := &policyv1.Limit{
 		Rate: common.GetRate(), Burst: common.Burst, Window: common.GetWindow(), Quota: common.GetQuota(), Timezone: common.GetTimezone(),

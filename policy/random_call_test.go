@@ -48,7 +48,7 @@ func randomCall(t testing.TB, d *dice, doc *policyv1.Policy) *policy.Call {
 	}
 	switch d.below(6) {
 	case 0:
-	case 1:
+	case 1, 2:
 		c.Parameters.State = pick(d, []policy.ParametersState{policy.ParametersTruncated, policy.ParametersNotSeen})
 	default:
 		parameters, err := policy.ParseParameters([]byte(pick(d, randomParameters)))

@@ -280,7 +280,7 @@ func (g *randomGenerator) rules() {
 	if len(g.doc.GetApprovers()) == 0 {
 		return
 	}
-	for range g.below(2*g.times + 1) {
+	for range g.below(3*g.times + 1) {
 		groups := g.names(randomGroupNames, g.hasGroup, 2)
 		if len(groups) == 0 {
 			continue
@@ -292,7 +292,7 @@ func (g *randomGenerator) rules() {
 		if g.chance(4) {
 			rule.Quorum = proto.Uint32(uint32(1 + g.below(4)))
 		}
-		if g.chance(30) {
+		if g.chance(45) {
 			rule.Bind, rule.BindReason = "path_only", "agreed"
 		}
 		if g.fault("bind") {

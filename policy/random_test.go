@@ -99,7 +99,7 @@ func randomPolicy(d *dice) *policyv1.Policy {
 	if d.chance(10) {
 		g.faulty = pick(d, randomFaults)
 	}
-	if d.chance(4) {
+	if d.chance(2) {
 		g.scopeNames, g.ruleNames, g.times = randomManyScopes, randomManyRules, 40
 	}
 	doc := &policyv1.Policy{
