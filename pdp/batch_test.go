@@ -235,7 +235,7 @@ func TestBatchSemantics(t *testing.T) {
 		},
 		{
 			"deny_on_first_deny ends at a limit's DENY", pdp.DenyOnFirstDeny,
-			[]*pdp.Request{readNote, readNote, readNote, readNote, readNote, readNote, denied, readNote},
+			[]*pdp.Request{readNote, readNote, readNote, readNote, readNote, readNote, call("roamer", "read", "notes/1"), denied},
 			[]pdp.Verdict{pdp.Allow, pdp.Allow, pdp.Allow, pdp.Allow, pdp.Allow, pdp.Deny}, 0,
 		},
 		{

@@ -18,6 +18,8 @@ type Request struct {
 	RunID     string
 	Tool      Tool
 	// ParametersJSON are the raw bytes as they came; nil if none were given.
+	// Given with ParametersTruncated or ParametersNotSeen they are malformed:
+	// the two contradict each other.
 	ParametersJSON  []byte
 	ParametersState ParametersState
 	// Context holds what google.protobuf.Struct can; nil if absent.
@@ -186,7 +188,8 @@ type Check struct {
 	Detail  string
 }
 
-// Explanation is the answer to Explain.
+// Explanation is the answer to Explain. The Decision has the form of a dry run:
+// its verdict is in WouldBe.
 type Explanation struct {
 	Decision Decision
 	Checks   []Check
