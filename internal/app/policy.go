@@ -115,13 +115,14 @@ func (s *policyStore) reload(ctx context.Context, force bool) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("reload the policy: %w", ctx.Err())
 	case err != nil:
-		return s.failed(err)
+		s.forget()
+		return s.failed(ctx, err, force)
 	case docs == nil:
 		return nil
 	}
 	before := s.Snapshot().Version()
 	if err := s.compile(docs); err != nil {
-		return s.failed(err)
+		return s.failed(ctx, err, force)
 	}
 	s.metrics.reloads.Inc()
 	s.log.LogAttrs(ctx, slog.LevelInfo, "policy loaded", slog.String("policy_version", s.Snapshot().Version()), slog.String("before", before))
@@ -186,9 +187,18 @@ func (s *policyStore) compile(docs *policydir.Dir) error {
 	return nil
 }
 
+// forget makes the next documents be compiled, whatever they are: after a
+// directory could not be read, even the old ones end a fault.
+func (s *policyStore) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sum = [sha256.Size]byte{}
+}
+
 // failed keeps, counts and logs a fault. One that is already known is not
-// logged again: a directory that cannot be read is looked at every two seconds.
-func (s *policyStore) failed(err error) error {
+// logged again unless somebody asked: a directory that cannot be read is
+// looked at every two seconds.
+func (s *policyStore) failed(ctx context.Context, err error, asked bool) error {
 	texts := faultTexts(err)
 	s.mu.Lock()
 	known := slices.Equal(s.status.LastErrors, texts)
@@ -197,7 +207,9 @@ func (s *policyStore) failed(err error) error {
 	s.metrics.stale.Set(1)
 	if !known {
 		s.metrics.failures.Inc()
-		s.log.Error("the policy could not be loaded; the one in force stays", slog.Any("errors", texts))
+	}
+	if !known || asked {
+		s.log.LogAttrs(ctx, slog.LevelError, "the policy could not be loaded; the one in force stays", slog.Any("errors", texts))
 	}
 	return fmt.Errorf("reload the policy: %w", err)
 }

@@ -162,7 +162,8 @@ func TestPolicyDirectoryGone(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	testkit.WriteFile(t, filepath.Join(dir, "p.yaml"), []byte(policyA))
+	// The very document that is in force still: it ends the fault all the same.
+	testkit.WriteFile(t, filepath.Join(dir, "policy.yaml"), []byte(policyA))
 	testkit.Eventually(t, "the end of the fault", func() bool { return len(r.Readiness().PolicyErrors) == 0 })
 }
 

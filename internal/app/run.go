@@ -68,7 +68,8 @@ func (a *App) drain(ctx context.Context) error {
 	a.serving.Store(false)
 	a.data.NotServing()
 	a.admin.NotServing()
-	a.log.Info("shutting down", slog.Duration("drain_delay", a.cfg.DrainDelay), slog.Duration("drain_timeout", a.cfg.DrainTimeout))
+	a.log.Info("shutting down", slog.String("drain_delay", a.cfg.DrainDelay.String()),
+		slog.String("drain_timeout", a.cfg.DrainTimeout.String()))
 	pause := time.NewTimer(a.cfg.DrainDelay)
 	defer pause.Stop()
 	select {

@@ -165,8 +165,8 @@ func (w *Writer) loop() {
 		case <-w.full:
 		case <-w.stop:
 		}
-		if err := w.flush(); err != nil {
-			signal(w.wake) // Try again after a pause; nobody else will wake the loop.
+		if w.flush() != nil {
+			signal(w.wake) // Try again after the pause; nobody else will wake the loop.
 		}
 	}
 }
