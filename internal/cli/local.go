@@ -94,8 +94,7 @@ func flagOf(field string) string {
 }
 
 func noDecision(err error) error {
-	var invalid *pdp.InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*pdp.InvalidError](err); ok {
 		if flag := flagOf(invalid.Field); flag != "" {
 			return fmt.Errorf("no decision: %s: %s", flag, invalid.Why)
 		}
