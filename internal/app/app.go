@@ -45,6 +45,9 @@ type Deps struct {
 	Version string
 	// Now is the clock of decisions. Nil: time.Now.
 	Now func() time.Time
+	// Embedded says that the process is not the server's own: Run then leaves
+	// the garbage collector, the memory limit and SIGPIPE alone.
+	Embedded bool
 }
 
 // Addrs are where an App listens.

@@ -76,7 +76,7 @@ func startTo(t *testing.T, stdout io.Writer, change func(*config.Config)) *runni
 	}
 	r := &running{cfg: cfg, stderr: &testkit.Buffer{}, ended: make(chan error, 1)}
 	var err error
-	r.App, err = app.New(t.Context(), cfg, app.Deps{Stdout: stdout, Stderr: r.stderr, Version: "test"})
+	r.App, err = app.New(t.Context(), cfg, app.Deps{Stdout: stdout, Stderr: r.stderr, Version: "test", Embedded: true})
 	if err != nil {
 		t.Fatal(err)
 	}

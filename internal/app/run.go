@@ -26,6 +26,9 @@ const flushTimeout = 5 * time.Second
 // the drain timeout, writes the last of the decision log, and closes. A clean
 // drain is a nil error. Run an App once.
 func (a *App) Run(ctx context.Context) error {
+	if !a.deps.Embedded {
+		a.ownProcess()
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	watchCtx, stopWatching := context.WithCancel(groupCtx)
 	group.Go(func() error { return a.serveGRPC("grpc_addr", a.data, a.listeners.data) })
