@@ -50,8 +50,9 @@ func (s *slot) Value(key any) any {
 	return s.Context.Value(key)
 }
 
+// release gives the slot back, once; on nil it does nothing.
 func (s *slot) release() {
-	if s.released.CompareAndSwap(false, true) {
+	if s != nil && s.released.CompareAndSwap(false, true) {
 		s.owner.slots[s.index].Store(nil)
 		s.owner.free <- s.index
 	}
@@ -122,8 +123,8 @@ func (f *inFlight) sweep() {
 	}
 }
 
-// begin marks that a handler has the call; the handler calls release on what
-// it returns, unless that is nil: the call's method is not counted.
+// begin marks that a handler has the call; the handler releases what it
+// returns, which is nil for a method that is not counted.
 func begin(ctx context.Context) *slot {
 	s, _ := ctx.Value(slotKey{}).(*slot)
 	if s != nil {
