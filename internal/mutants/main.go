@@ -36,7 +36,13 @@ type mutant struct {
 	old, new string
 	// tests are the packages that should notice.
 	tests []string
+	// flags go to the test binaries.
+	flags []string
 }
+
+// noFailFile keeps rapid from writing what it found into testdata: a mutant's
+// failures are no regression tests.
+const noFailFile = "-rapid.nofailfile"
 
 var errSurvived = errors.New("survived: every test still passes")
 
@@ -94,6 +100,7 @@ func (m mutant) kill(ctx context.Context) error {
 	}
 	// Vet looks for odd code, which a mutant is; the tests are to find it.
 	test := append([]string{"test", "-vet=off", "-overlay", overlay, "-count=1", "-failfast", "-timeout=10m"}, m.tests...)
+	test = append(test, m.flags...)
 	msg, err := exec.CommandContext(ctx, "go", test...).CombinedOutput()
 	if err == nil {
 		return errSurvived
