@@ -85,8 +85,12 @@ func sortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys
 
 // sub appends steps to a path without touching it.
 func sub(path []string, steps ...string) []string {
-	return append(path[:len(path):len(path)], steps...)
+	return append(slices.Clip(path), steps...)
 }
+
+// number is an index as tries and lists hold it. No policy has as many of
+// anything as would not fit: its documents would be larger than any memory.
+func number(i int) uint32 { return uint32(i) } //nolint:gosec // see above
 
 // sortedSet is a list as a set: sorted, each once.
 func sortedSet(list []string) []string {

@@ -148,7 +148,7 @@ func (c *compiler) compileAgents() {
 		case !isPattern(key):
 			c.s.exact[a.key] = a
 		case message == "":
-			c.s.patterns.insert(a.key, uint32(len(c.s.keyed)))
+			c.s.patterns.insert(a.key, number(len(c.s.keyed)))
 			c.s.keyed = append(c.s.keyed, a)
 			starred = append(starred, key)
 		}
@@ -169,14 +169,16 @@ func (c *compiler) agentRoles(label string, path, names []string) []*role {
 	slices.SortFunc(roles, func(a, b *role) int { return strings.Compare(a.name, b.name) })
 	roles = slices.Compact(roles)
 	c.canon.number(int64(len(roles)))
-	key := ""
-	for _, r := range roles {
-		c.canon.text(r.name)
-		key += r.name + "/"
-	}
-	if key == "" {
+	if len(roles) == 0 {
 		return nil
 	}
+	var joined strings.Builder
+	for _, r := range roles {
+		c.canon.text(r.name)
+		joined.WriteString(r.name)
+		joined.WriteByte('/')
+	}
+	key := joined.String()
 	if c.shared.roles == nil {
 		c.shared.roles = map[string][]*role{}
 	}

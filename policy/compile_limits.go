@@ -44,13 +44,35 @@ const (
 	perTool
 )
 
-// dimensionNames are in the order in which keys hold them.
-var dimensionNames = []struct {
-	name string
-	bit  dimensions
-}{
-	{"agent", perAgent}, {"action", perAction}, {"resource", perResource}, {"subject", perSubject},
-	{"session_id", perSession}, {"run_id", perRun}, {"tool", perTool},
+// name is what policies call a single dimension.
+func (d dimensions) name() string {
+	switch d {
+	case perAgent:
+		return "agent"
+	case perAction:
+		return "action"
+	case perResource:
+		return "resource"
+	case perSubject:
+		return "subject"
+	case perSession:
+		return "session_id"
+	case perRun:
+		return "run_id"
+	case perTool:
+		return "tool"
+	default:
+		return ""
+	}
+}
+
+// all yields the single dimensions of a set, in the order in which keys hold them.
+func (d dimensions) all(yield func(dimensions) bool) {
+	for one := perAgent; one <= perTool; one <<= 1 {
+		if d&one != 0 && !yield(one) {
+			return
+		}
+	}
 }
 
 // encodedMatch is the match of a common limit and its canonical form, for the
@@ -219,9 +241,9 @@ func (c *compiler) limit(label string, path []string, name string, doc *policyv1
 	}
 	c.limitKind(label, path, doc, &spec)
 	var per dimensions
-	for _, d := range dimensionNames {
-		if slices.Contains(doc.GetPer(), d.name) {
-			per |= d.bit
+	for d := range (perTool<<1 - 1).all { // of the set of all of them
+		if slices.Contains(doc.GetPer(), d.name()) {
+			per |= d
 		}
 	}
 	form.number(int64(spec.Kind))
@@ -242,51 +264,64 @@ func (c *compiler) limit(label string, path []string, name string, doc *policyv1
 // limitKind reads the kind of a limit and its numbers, within what a limiter can charge.
 func (c *compiler) limitKind(label string, path []string, doc *policyv1.Limit, spec *LimitSpec) {
 	fault := func(key string, err error) {
-		why, fix, _ := strings.Cut(err.Error(), "; ")
-		c.fault(label, sub(path, key), why, fix)
+		if err != nil {
+			why, fix, _ := strings.Cut(err.Error(), "; ")
+			c.fault(label, sub(path, key), why, fix)
+		}
 	}
 	var err error
 	switch {
 	case doc.GetRate() != "":
 		spec.Kind = LimitRate
-		if spec.Count, spec.Period, err = parseRate(doc.GetRate()); err != nil {
-			fault("rate", err)
-			return
-		}
-		spec.Burst = spec.Count
-		if doc.Burst != nil {
-			spec.Burst = int64(doc.GetBurst())
-		}
-		if most := mostBurst(spec.Count, spec.Period); spec.Burst < 1 || spec.Burst > most {
-			fault("burst", fmt.Errorf("a burst of %d at %s takes more than 366 days to come back; write 1 to %d", spec.Burst, doc.GetRate(), most))
+		spec.Count, spec.Period, err = parseRate(doc.GetRate())
+		fault("rate", err)
+		if err == nil {
+			spec.Burst, err = burst(doc, spec)
+			fault("burst", err)
 		}
 	case doc.GetWindow() != "":
 		spec.Kind = LimitWindow
-		if spec.Count, spec.Period, err = parseWindow(doc.GetWindow()); err != nil {
-			fault("window", err)
-		}
+		spec.Count, spec.Period, err = parseWindow(doc.GetWindow())
+		fault("window", err)
 	case doc.GetQuota() != "":
 		spec.Kind = LimitQuota
-		if spec.Count, spec.Unit, err = parseQuota(doc.GetQuota()); err != nil {
-			fault("quota", err)
-		}
-		if spec.Location, err = c.shared.location(doc.GetTimezone()); err != nil {
-			fault("timezone", err)
-		}
+		spec.Count, spec.Unit, err = parseQuota(doc.GetQuota())
+		fault("quota", err)
+		spec.Location, err = c.shared.location(doc.GetTimezone())
+		fault("timezone", err)
 	case doc.Concurrency != nil:
 		spec.Kind = LimitConcurrency
 		spec.Count = int64(doc.GetConcurrency())
 		if spec.Count < 1 || spec.Count > maxSlots {
 			fault("concurrency", fmt.Errorf("concurrency %d is out of range; write 1 to %d", spec.Count, maxSlots))
 		}
-		spec.Period = defaultHold
-		if doc.GetHold() != nil {
-			spec.Period = doc.GetHold().AsDuration()
-		}
-		if spec.Period < minSpan || spec.Period > maxSpan {
-			fault("hold", fmt.Errorf("hold %s is out of range; write 1s to %dh", spec.Period, maxSpan/time.Hour))
-		}
+		spec.Period, err = hold(doc)
+		fault("hold", err)
 	}
+}
+
+// burst is the written burst of a rate, or its count.
+func burst(doc *policyv1.Limit, spec *LimitSpec) (int64, error) {
+	n := spec.Count
+	if doc.Burst != nil {
+		n = int64(doc.GetBurst())
+	}
+	if most := mostBurst(spec.Count, spec.Period); n < 1 || n > most {
+		return n, fmt.Errorf("a burst of %d at %s takes more than 366 days to come back; write 1 to %d", n, doc.GetRate(), most)
+	}
+	return n, nil
+}
+
+// hold is how long a call holds its slot.
+func hold(doc *policyv1.Limit) (time.Duration, error) {
+	d := defaultHold
+	if doc.GetHold() != nil {
+		d = doc.GetHold().AsDuration()
+	}
+	if d < minSpan || d > maxSpan {
+		return d, fmt.Errorf("hold %s is out of range; write 1s to %dh", d, maxSpan/time.Hour)
+	}
+	return d, nil
 }
 
 // tick is the limiter's unit of time for rates: what it rounds up to bounds the burst.
@@ -351,16 +386,14 @@ func (s *shared) limit(form string, l *limitRule) *limitRule {
 // are, and whether it is in shadow. It is made of names only, so that the
 // buckets of a limit are the same ones after a reload.
 func keyHead(id string, per dimensions, shadow bool) string {
-	shape := ""
-	for _, d := range dimensionNames {
-		if per&d.bit != 0 {
-			shape += "+" + d.name
-		}
+	var shape []byte
+	for d := range per.all {
+		shape = append(append(shape, '+'), d.name()...)
 	}
 	if shadow {
-		shape += "!"
+		shape = append(shape, '!')
 	}
-	return string(appendKeyPart(appendKeyPart(nil, id), shape))
+	return string(appendKeyPart(appendKeyPart(nil, id), string(shape)))
 }
 
 // appendKeyPart appends a text preceded by its length, so that no two lists of

@@ -63,7 +63,7 @@ func (c *compiler) indexRules() {
 				best, cost = field, own
 			}
 		}
-		x.file(uint32(i), best)
+		x.file(number(i), best)
 	}
 	x.texts = nil
 }
@@ -96,9 +96,9 @@ func (f placing) cost(uses map[string]int) int {
 	return worst
 }
 
-func (x *ruleIndex) file(number uint32, field placing) {
+func (x *ruleIndex) file(rule uint32, field placing) {
 	if len(field.patterns) == 0 {
-		x.always = append(x.always, number)
+		x.always = append(x.always, rule)
 		return
 	}
 	into := &x.resources
@@ -113,7 +113,7 @@ func (x *ruleIndex) file(number uint32, field placing) {
 		*into = newTrie(field.kind == actionPattern)
 	}
 	for _, p := range field.patterns {
-		(*into).insert(p, number)
+		(*into).insert(p, rule)
 	}
 }
 

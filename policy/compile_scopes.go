@@ -54,7 +54,7 @@ func (c *compiler) compileScopes() {
 	c.canon.text("scopes")
 	c.canon.number(int64(len(names)))
 	for i, name := range names {
-		id := uint32(i)
+		id := number(i)
 		doc := c.doc.GetScopes()[name]
 		label, path := "scopes/"+name, []string{"scopes", name}
 		actions[i] = c.goodPatterns(label, sub(path, "actions"), actionPattern, doc.GetActions())
@@ -91,7 +91,7 @@ func (c *compiler) groupScopes(resources *trie, ends []*node, actions [][]string
 		}
 		group, ok := known[string(key)]
 		if !ok {
-			group = uint32(len(x.groups))
+			group = number(len(x.groups))
 			known[string(key)] = group
 			x.groups = append(x.groups, c.newGroup(n.values, actions))
 		}
@@ -151,7 +151,7 @@ func (c *compiler) compileNetworks() {
 	c.canon.text("networks")
 	c.canon.number(int64(len(names)))
 	for i, name := range names {
-		c.networks[name] = uint32(i)
+		c.networks[name] = number(i)
 		for j, text := range c.doc.GetNetworks()[name].GetCidrs() {
 			prefix, message, fix := parsePrefix(text)
 			if message != "" {

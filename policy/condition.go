@@ -218,7 +218,7 @@ func (c *condition) findReads(root ast.Expr) {
 // returns the use of the context and the member; nil for any other expression.
 func contextMember(e ast.Expr) (ast.Expr, string) {
 	var operand ast.Expr
-	member := ""
+	var member string
 	switch e.Kind() {
 	case ast.SelectKind:
 		operand, member = e.AsSelect().Operand(), e.AsSelect().FieldName()

@@ -141,16 +141,25 @@ func TestRequirementVersion(t *testing.T) {
 	}
 	base := version("quorum: 3", "quorum: 3")
 	for _, same := range [][2]string{
-		{"[fin, sec]", "[sec, fin]"}, {"expires: 1h", "expires: 60m"}, {"[t@example.com, f@", "[f@example.com, t@example.com, f@"},
-		{"actions: [pay], when", `actions: [pay], when`}, {"use_within: 1m", "use_within: 2m"}, {"deny:", "deny:\n  more: {match: {actions: [x]}}"},
+		{"[fin, sec]", "[sec, fin]"},
+		{"expires: 1h", "expires: 60m"},
+		{"[t@example.com, f@", "[f@example.com, t@example.com, f@"},
+		{"actions: [pay], when", `actions: [pay], when`},
+		{"use_within: 1m", "use_within: 2m"},
+		{"deny:", "deny:\n  more: {match: {actions: [x]}}"},
 	} {
 		if version(same[0], same[1]) != base {
 			t.Errorf("%q changes the rule's version", same[1])
 		}
 	}
 	for _, other := range [][2]string{
-		{"quorum: 3", "quorum: 2"}, {"expires: 1h", "expires: 2h"}, {"expires: 1h", "use_within: 1m, expires: 1h"}, {"n > 10", "n > 11"},
-		{"f@example.com]", "g@example.com]"}, {"actions: [pay], when", `actions: [pay, paid], when`}, {"expires: 1h", "expires: 1h, bind: path_only, bind_reason: x"},
+		{"quorum: 3", "quorum: 2"},
+		{"expires: 1h", "expires: 2h"},
+		{"expires: 1h", "use_within: 1m, expires: 1h"},
+		{"n > 10", "n > 11"},
+		{"f@example.com]", "g@example.com]"},
+		{"actions: [pay], when", `actions: [pay, paid], when`},
+		{"expires: 1h", "expires: 1h, bind: path_only, bind_reason: x"},
 	} {
 		if version(other[0], other[1]) == base {
 			t.Errorf("%q leaves the rule's version", other[1])
@@ -175,8 +184,12 @@ func TestExplain(t *testing.T) {
 			policy.Call{Agent: "nobody", Action: "read", Resource: "salesforce/leads"},
 			[]step{
 				{"identity", policy.StatusDeny, policy.ReasonAgentUnknown, nil},
-				{"suspension", policy.StatusSkipped, "", nil}, {"network", policy.StatusSkipped, "", nil}, {"deny", policy.StatusSkipped, "", nil},
-				{"scope", policy.StatusSkipped, "", nil}, {"approval", policy.StatusSkipped, "", nil}, {"limits", policy.StatusSkipped, "", nil},
+				{"suspension", policy.StatusSkipped, "", nil},
+				{"network", policy.StatusSkipped, "", nil},
+				{"deny", policy.StatusSkipped, "", nil},
+				{"scope", policy.StatusSkipped, "", nil},
+				{"approval", policy.StatusSkipped, "", nil},
+				{"limits", policy.StatusSkipped, "", nil},
 			},
 		},
 		"everything at once": {

@@ -89,11 +89,8 @@ func (a *agent) overrides(name string) bool {
 // appendKey appends the name of the call's bucket.
 func (l *limitRule) appendKey(key []byte, c *Call) []byte {
 	key = append(key, l.head...)
-	for _, d := range dimensionNames {
-		if l.per&d.bit == 0 {
-			continue
-		}
-		switch d.bit {
+	for d := range l.per.all {
+		switch d {
 		case perAgent:
 			key = appendKeyPart(key, c.Agent)
 		case perAction:

@@ -25,10 +25,11 @@ type networkSet struct {
 // newNetworkTable builds a table; prefixes are masked and of unmapped addresses.
 func newNetworkTable(networks [][]netip.Prefix) *networkTable {
 	own := map[netip.Prefix][]uint32{}
-	for id, prefixes := range networks {
+	for i, prefixes := range networks {
+		id := number(i)
 		for _, p := range prefixes {
-			if ids := own[p]; len(ids) == 0 || ids[len(ids)-1] != uint32(id) {
-				own[p] = append(ids, uint32(id))
+			if ids := own[p]; len(ids) == 0 || ids[len(ids)-1] != id {
+				own[p] = append(ids, id)
 			}
 		}
 	}

@@ -91,9 +91,8 @@ func tokenize(s string, kind patternKind) []token {
 	sep := slash
 	for more := true; more; {
 		var t token
-		next := slash
-		t.text, s, next, more = nextSegment(s, kind == actionPattern)
-		t.sep, sep = sep, next
+		t.sep = sep
+		t.text, s, sep, more = nextSegment(s, kind == actionPattern)
 		switch {
 		case t.text == "*":
 			t.kind = starToken

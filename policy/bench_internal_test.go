@@ -131,16 +131,19 @@ func BenchmarkDecideAgents(b *testing.B) {
 	for _, agents := range []int{100, 100_000} {
 		b.Run(strconv.Itoa(agents), func(b *testing.B) {
 			s := mustCompile(b, benchPolicy(agents, 10, 1_000))
-			calls := make([]*Call, agents)
-			for i := range calls {
-				calls[i] = benchCall()
-				calls[i].Agent = "agent-" + strconv.Itoa(i)
-				calls[i].Resource = fmt.Sprintf("store/bucket-%d/a", i*10%1000)
+			names := make([]string, agents)
+			for i := range names {
+				names[i] = "agent-" + strconv.Itoa(i)
 			}
-			v := &Verdict{}
+			resources := make([]string, 1_000)
+			for i := range resources {
+				resources[i] = fmt.Sprintf("store/bucket-%d/a", i)
+			}
+			c, v := benchCall(), &Verdict{}
 			b.ReportAllocs()
-			for i := 0; b.Loop(); i++ {
-				s.Decide(calls[i*7919%agents], v)
+			for i := 0; b.Loop(); i += 7919 {
+				c.Agent, c.Resource = names[i%agents], resources[i%agents*10%1000]
+				s.Decide(c, v)
 			}
 			if v.Outcome != OutcomeAllow {
 				b.Fatalf("the call is not allowed but %s", v.Reason)

@@ -9,7 +9,7 @@ func TestDecideAllocates(t *testing.T) { //nolint:paralleltest // it counts allo
 		if bench.name == "conditions" {
 			continue // what CEL allocates is CEL's
 		}
-		t.Run(bench.name, func(t *testing.T) { //nolint:paralleltest // it counts allocations
+		t.Run(bench.name, func(t *testing.T) {
 			p := bench.build()
 			s := mustCompile(t, p)
 			c, v, set := benchCall(), &Verdict{}, &LimitSet{}
