@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -94,6 +95,45 @@ func TestServerOverTLS(t *testing.T) {
 		o := run(t, args("check --timeout 10s --server "+addr+tt.flags, read)...)
 		if o.code != tt.code {
 			t.Errorf("%s: exit code %d, want %d\n%s%s", tt.name, o.code, tt.code, o.stdout, o.stderr)
+		}
+	}
+}
+
+// Where an address is not known to be this machine's, TLS is spoken unless plaintext
+// is asked for. The unspecified address is not, and net.Dial takes it for here.
+func TestPlaintextHasToBeWritten(t *testing.T) {
+	t.Parallel()
+	for flags, want := range map[string]string{
+		"":            "\x16\x03", // A TLS handshake record (RFC 8446 section 5.1).
+		" --insecure": "PR",       // The preface of HTTP/2 (RFC 9113 section 3.4).
+	} {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := make(chan string, 1)
+		go func() {
+			defer close(first)
+			conn, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			buf := make([]byte, len(want))
+			if _, err := io.ReadFull(conn, buf); err == nil {
+				first <- string(buf)
+			}
+			_ = conn.Close()
+			_ = lis.Close()
+		}()
+		_, port, err := net.SplitHostPort(lis.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := run(t, args("check --timeout 5s --server 0.0.0.0:"+port+flags,
+			call("lead-router", "read", "salesforce/leads/42", "10.8.0.5"))...)
+		_ = lis.Close() // Closed already if the client came.
+		if got := <-first; got != want || o.code != cli.ExitError {
+			t.Errorf("flags %q: the client began with %q, want %q; exit code %d\n%s", flags, got, want, o.code, o.stderr)
 		}
 	}
 }
