@@ -1,0 +1,54 @@
+package server
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+)
+
+// A sweep frees only calls that ended before a handler had them, and no slot
+// is ever given back twice.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(100, 0)
+	shed := 0
+	f := newInFlight(3, []string{"/s/m"}, func() time.Time { return now }, func() { shed++ })
+	info := &tap.Info{FullMethodName: "/s/m"}
+	admit := func(ctx context.Context) context.Context {
+		t.Helper()
+		got, err := f.tap(ctx, info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	waiting, begun, lost := admit(t.Context()), admit(ended), admit(ended)
+	held := begin(begun)
+	cancel()
+	if got := admit(t.Context()); f.busy() != 3 || begin(got) == nil {
+		t.Errorf("%d slots are taken", f.busy())
+	}
+	if _, err := f.tap(t.Context(), info); status.Code(err) != codes.ResourceExhausted || shed != 1 {
+		t.Errorf("the call beyond: %v, %d shed", err, shed)
+	}
+	begin(lost).release() // Its handler comes late and finds the slot gone.
+	if f.busy() != 3 {
+		t.Errorf("%d slots are taken after a late handler", f.busy())
+	}
+	held.release()
+	held.release()
+	if f.busy() != 2 {
+		t.Errorf("%d slots are taken after one was given back", f.busy())
+	}
+	if _, err := f.tap(t.Context(), &tap.Info{FullMethodName: "/other/m"}); err != nil || f.busy() != 2 {
+		t.Errorf("another method: %v, %d", err, f.busy())
+	}
+	if begin(t.Context()) != nil || begin(waiting) == nil {
+		t.Error("begin finds the wrong slot")
+	}
+}
