@@ -97,14 +97,8 @@ func TestConditionEvaluate(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		start := time.Now()
 		if got := c.evaluate(call); got != want {
 			t.Errorf("%s: %v, want %v", text, got, want)
-		}
-		took := time.Since(start)
-		t.Logf("%v %s", took, text)
-		if took > 2*time.Second {
-			t.Errorf("%s took %v", text, took)
 		}
 	}
 	c, err := cs.compile(`size(context) == 0 && source_ip == "" && subject == ""`)
@@ -170,7 +164,7 @@ func TestConditionBounds(t *testing.T) {
 			}
 			took := time.Since(start)
 			t.Logf("%s in %v", result, took)
-			if took > 5*time.Second {
+			if took > 30*time.Second { // each takes a fraction of a second alone
 				t.Errorf("took %v", took)
 			}
 		})
