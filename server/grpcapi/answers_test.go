@@ -27,7 +27,7 @@ func TestAnswerHoldsTheWholeDecision(t *testing.T) {
 	t.Parallel()
 	expires := time.Date(2026, 11, 22, 12, 0, 0, 5, time.UTC)
 	dec := pdp.Decision{
-		Verdict: pdp.RequireApproval, Reason: pdp.ReasonApprovalRequired, Message: "m", ID: "id", PolicyVersion: "v",
+		Verdict: pdp.RequireApproval, Reason: pdp.ReasonApprovalRequired, Message: "m", ID: "id", RequestID: "r", PolicyVersion: "v",
 		Matched: []string{"a", "b", "c"}, Next: pdp.NextWait, RetryAfter: 1500 * time.Millisecond,
 		Approval: &pdp.Approval{
 			ID: "ap", State: pdp.ApprovalPending, Digest: "d", ExpiresAt: expires,
@@ -39,7 +39,7 @@ func TestAnswerHoldsTheWholeDecision(t *testing.T) {
 	}
 	want := &authzv1.AuthorizeResponse{
 		Decision: authzv1.Decision_DECISION_REQUIRE_APPROVAL, Reason: authzv1.Reason_REASON_APPROVAL_REQUIRED,
-		Message: "m", DecisionId: "id", PolicyVersion: "v", Matched: []string{"a", "b", "c"},
+		Message: "m", DecisionId: "id", RequestId: "r", PolicyVersion: "v", Matched: []string{"a", "b", "c"},
 		NextAction: authzv1.NextAction_NEXT_ACTION_WAIT, RetryAfter: durationpb.New(1500 * time.Millisecond),
 		Approval: &authzv1.Approval{
 			Id: "ap", State: authzv1.ApprovalState_APPROVAL_STATE_PENDING, Digest: "d", ExpiresAt: timestamppb.New(expires),

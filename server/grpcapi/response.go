@@ -39,6 +39,7 @@ func (a *answer) fill(d *pdp.Decision) {
 	r.Message = d.Message
 	r.DecisionId = d.ID
 	r.PolicyVersion = d.PolicyVersion
+	r.RequestId = d.RequestID
 	r.Matched = append(a.rules[:0], d.Matched...)
 	r.NextAction = nextOf(d.Next)
 	if d.RetryAfter > 0 {
@@ -126,6 +127,8 @@ func outcomeOf(o pdp.CheckOutcome) authzv1.CheckOutcome {
 }
 
 // reasons is the enum by the names that the core uses.
+//
+//nolint:gochecknoglobals // A constant table; Go has no constant maps.
 var reasons = func() map[pdp.Reason]authzv1.Reason {
 	byName := make(map[pdp.Reason]authzv1.Reason, len(authzv1.Reason_value))
 	for name, number := range authzv1.Reason_value {
