@@ -1,4 +1,4 @@
-package server
+package server //nolint:testpackage // The context is not exported.
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func TestBoundEndsWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, end := bound(t.Context(), time.Second)
 		defer end()
-		time.Sleep(time.Minute) // A fake minute: nobody has waited yet.
+		<-time.After(time.Minute) // A fake minute: nobody has waited yet.
 		if ctx.Err() != nil {
 			t.Fatal("ended before anybody waited")
 		}

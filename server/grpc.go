@@ -133,7 +133,6 @@ func NewGRPC(cfg GRPCConfig) *GRPC {
 		grpc.ConnectionTimeout(10 * time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
-		grpc.SharedWriteBuffer(true),
 		grpc.NumStreamWorkers(uint32(64 * runtime.GOMAXPROCS(0))), //nolint:gosec // A small positive number.
 	}
 	if cfg.MaxInFlight > 0 && len(cfg.Counted) > 0 {
@@ -223,7 +222,7 @@ func (s *GRPC) guardStream(service string, m grpc.StreamDesc) grpc.StreamHandler
 		if err != nil {
 			s.logError(stream.Context(), m.StreamName, err)
 		}
-		return err
+		return err //nolint:wrapcheck // It is a gRPC status already.
 	}
 }
 
@@ -307,7 +306,7 @@ func (s *GRPC) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamSe
 
 type contextStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // A stream carries its context by grpc's own design.
+	ctx context.Context
 }
 
 // Context implements grpc.ServerStream.

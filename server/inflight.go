@@ -67,7 +67,7 @@ func newInFlight(limit int, methods []string, now func() time.Time, shed func())
 		shed:    shed,
 	}
 	for i := range f.slots {
-		f.free <- uint32(i) //nolint:gosec // The number of slots is bounded by the configuration to a million.
+		f.free <- uint32(i)
 	}
 	for _, m := range methods {
 		f.methods[m] = true

@@ -1,4 +1,4 @@
-package server
+package server //nolint:testpackage // The slots are not exported.
 
 import (
 	"context"

@@ -81,9 +81,9 @@ func TestStartRefuses(t *testing.T) {
 			policy: "scopes:\n  s: {actions: [read], resources: []}\nagents:\n  a: {owner: o, scopes: [nope], networks: [any]}\n",
 			want:   []string{"policy.yaml:2:", "policy.yaml:4:"},
 		},
-		"no policy": {change: func(t *testing.T, c *config.Config) { c.Policy = t.TempDir() }, want: []string{"no policy document"}},
+		"no policy": {change: func(t *testing.T, c *config.Config) { t.Helper(); c.Policy = t.TempDir() }, want: []string{"no policy document"}},
 		"no directory": {
-			change: func(t *testing.T, c *config.Config) { c.Policy = filepath.Join(t.TempDir(), "none") }, want: []string{"none"},
+			change: func(t *testing.T, c *config.Config) { t.Helper(); c.Policy = filepath.Join(t.TempDir(), "none") }, want: []string{"none"},
 		},
 		"port taken": {
 			change: func(_ *testing.T, c *config.Config) { c.AdminAddr = taken.Addr().String() }, want: []string{"admin_addr", "in use"},
@@ -96,6 +96,7 @@ func TestStartRefuses(t *testing.T) {
 		},
 		"open state": {
 			change: func(t *testing.T, c *config.Config) {
+				t.Helper()
 				c.State = t.TempDir()
 				if err := os.Chmod(c.State, 0o777); err != nil {
 					t.Fatal(err)
@@ -300,7 +301,7 @@ func TestMalformedRequests(t *testing.T) {
 		"no agent":       {func(q *authzv1.AuthorizeRequest) { q.Agent = "" }, "agent"},
 		"no resource":    {func(q *authzv1.AuthorizeRequest) { q.Resource = "" }, "resource"},
 		"long resource":  {func(q *authzv1.AuthorizeRequest) { q.Resource = long }, "resource"},
-		"dot dot":        {func(q *authzv1.AuthorizeRequest) { q.Resource = "docs/../x" }, "resource"},
+		"parent":         {func(q *authzv1.AuthorizeRequest) { q.Resource = "docs/../x" }, "resource"},
 		"bad address":    {func(q *authzv1.AuthorizeRequest) { q.SourceIp = "10.0.0.1:80" }, "source_ip"},
 		"duplicate keys": {func(q *authzv1.AuthorizeRequest) { q.ParametersJson = []byte(`{"a":1,"a":2}`) }, "parameters_json"},
 		"large": {func(q *authzv1.AuthorizeRequest) {
@@ -371,7 +372,7 @@ func TestLargeBatch(t *testing.T) {
 	if st := status.Convert(err); st.Code() != codes.InvalidArgument || !strings.HasPrefix(st.Message(), "requests holds") {
 		t.Errorf("more than 4 MiB: %v", err)
 	}
-	batch.Requests = batch.Requests[:60]
+	batch.Requests = batch.GetRequests()[:60]
 	if out, err := c.BatchAuthorize(t.Context(), batch); err != nil || len(out.GetResponses()) != 60 {
 		t.Errorf("less than 4 MiB: %v", err)
 	}

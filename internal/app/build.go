@@ -124,7 +124,7 @@ func (a *App) buildListeners(ctx context.Context) error {
 	}
 	for key, addr := range map[string]string{"grpc_addr": a.cfg.GRPCAddr, "admin_addr": a.cfg.AdminAddr} {
 		if a.cfg.Insecure && !config.Local(addr) {
-			a.log.Warn("insecure: this listener is reachable from other machines and trusts every caller",
+			a.log.WarnContext(ctx, "insecure: this listener is reachable from other machines and trusts every caller",
 				slog.String("key", key), slog.String("addr", addr), slog.Bool("tls", a.tls != nil))
 		}
 	}

@@ -141,7 +141,7 @@ func (s *policyStore) readStable(ctx context.Context, force bool) (*policydir.Di
 	for range stableTries {
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err() //nolint:wrapcheck // reload wraps it.
+			return nil, ctx.Err()
 		case <-pause.C:
 		}
 		again, errAgain := policydir.Read(s.dir)
@@ -172,7 +172,7 @@ func (s *policyStore) compile(docs *policydir.Dir) error {
 	s.sum = docs.Sum()
 	s.status.LastAttempt = now
 	if err != nil {
-		return err //nolint:wrapcheck // Each fault names its own place.
+		return err
 	}
 	counts := snap.Counts()
 	s.status = adminapi.PolicyStatus{
@@ -217,8 +217,7 @@ func (s *policyStore) failed(ctx context.Context, err error, asked bool) error {
 // faultTexts lists the faults one by one, cut to a bounded number.
 func faultTexts(err error) []string {
 	var texts []string
-	var faults policy.Errors
-	if errors.As(err, &faults) {
+	if faults, ok := errors.AsType[policy.Errors](err); ok {
 		for _, f := range faults {
 			texts = append(texts, f.Error())
 		}

@@ -41,18 +41,22 @@ func TestReload(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(t *testing.T, dir string){
-		"written in place": func(t *testing.T, dir string) { write(t, filepath.Join(dir, "policy.yaml"), policyB) },
+		"written in place": func(t *testing.T, dir string) { t.Helper(); write(t, filepath.Join(dir, "policy.yaml"), policyB) },
 		"renamed over": func(t *testing.T, dir string) {
+			t.Helper()
 			testkit.WriteFile(t, filepath.Join(dir, "policy.yaml"), []byte(policyB))
 		},
 		"removed, then made anew": func(t *testing.T, dir string) {
+			t.Helper()
 			must(t, os.Rename(filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "policy.yaml~")))
 			write(t, filepath.Join(dir, "policy.yaml"), policyB)
 		},
 		"a document added": func(t *testing.T, dir string) {
+			t.Helper()
 			write(t, filepath.Join(dir, "more.yml"), "deny:\n  closed: {match: {resources: [\"docs/**\"]}}\n")
 		},
 		"directory replaced": func(t *testing.T, dir string) {
+			t.Helper()
 			must(t, os.Rename(dir, dir+".old"), os.Mkdir(dir, 0o700))
 			write(t, filepath.Join(dir, "policy.yaml"), policyB)
 		},

@@ -71,7 +71,7 @@ func (a *App) drain(ctx context.Context) error {
 	a.serving.Store(false)
 	a.data.NotServing()
 	a.admin.NotServing()
-	a.log.Info("shutting down", slog.String("drain_delay", a.cfg.DrainDelay.String()),
+	a.log.InfoContext(ctx, "shutting down", slog.String("drain_delay", a.cfg.DrainDelay.String()),
 		slog.String("drain_timeout", a.cfg.DrainTimeout.String()))
 	pause := time.NewTimer(a.cfg.DrainDelay)
 	defer pause.Stop()
@@ -101,7 +101,7 @@ func (a *App) drain(ctx context.Context) error {
 // watch reloads policy and TLS files when they change, until ctx ends.
 func (a *App) watch(ctx context.Context) {
 	failed := func(err error) {
-		a.log.Warn("file changes are found by polling only", slog.Any("error", err))
+		a.log.WarnContext(ctx, "file changes are found by polling only", slog.Any("error", err))
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

@@ -19,7 +19,7 @@ import (
 )
 
 // halfOpen opens an Authorize call and sends no message: it holds a slot.
-func halfOpen(t *testing.T, ctx context.Context, conn *grpc.ClientConn, opts ...grpc.CallOption) grpc.ClientStream {
+func halfOpen(ctx context.Context, t *testing.T, conn *grpc.ClientConn, opts ...grpc.CallOption) grpc.ClientStream {
 	t.Helper()
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, authzv1.AuthorizationService_Authorize_FullMethodName, opts...)
 	if err != nil {
@@ -39,7 +39,7 @@ func TestShedding(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for range limit {
-		halfOpen(t, ctx, conn)
+		halfOpen(ctx, t, conn)
 	}
 	inFlight := func(want string) bool {
 		_, body := r.get(t, "/metrics")

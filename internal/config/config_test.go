@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,9 +153,7 @@ func TestOffLoopbackAllowed(t *testing.T) {
 		"TLS":      {"tls_cert": "c", "tls_key": "k"},
 	} {
 		flags := map[string]string{"policy": "p", "grpc_addr": "0.0.0.0:7070"}
-		for k, v := range extra {
-			flags[k] = v
-		}
+		maps.Copy(flags, extra)
 		if _, err := config.Load(config.Sources{Flags: flags}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

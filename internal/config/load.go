@@ -80,6 +80,8 @@ func Keys() []Key {
 
 // usages are beside the schema because generated code keeps no comments; a
 // test demands an entry per field.
+//
+//nolint:gochecknoglobals // A constant table; Go has no constant maps.
 var usages = map[string]struct{ fallback, usage string }{
 	"policy":         {"", "directory of the policy documents (needed)"},
 	"grpc_addr":      {DefaultGRPCAddr, "where gateways ask over gRPC: host:port or unix:///path"},

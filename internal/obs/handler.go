@@ -40,7 +40,8 @@ func (*lineHandler) Enabled(context.Context, slog.Level) bool { return true }
 func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	buf, _ := h.pool.Get().(*[]byte)
 	defer h.pool.Put(buf)
-	line := append((*buf)[:0], `{"time":`...)
+	line := (*buf)[:0]
+	line = append(line, `{"time":`...)
 	line = appendTime(line, r.Time)
 	line = append(line, `,"level":"`...)
 	line = append(line, r.Level.String()...)

@@ -59,7 +59,7 @@ func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, er
 	for _, reason := range pdp.AllReasons() {
 		var row [verdicts]prometheus.Counter
 		for v := range row {
-			row[v] = total.WithLabelValues(pdp.Verdict(v).String(), string(reason)) //nolint:gosec // v is below verdicts.
+			row[v] = total.WithLabelValues(pdp.Verdict(v).String(), string(reason))
 		}
 		r.counts[reason] = &row
 	}

@@ -22,7 +22,7 @@ type batch struct {
 func (a *API) BatchAuthorize(ctx context.Context, in *authzv1.BatchAuthorizeRequest) (*authzv1.BatchAuthorizeResponse, error) {
 	gateway, err := a.cfg.Standing(ctx)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // Standing speaks in gRPC statuses.
+		return nil, err
 	}
 	semantic, fault := checkBatch(in)
 	if fault != nil {

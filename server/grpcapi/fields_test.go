@@ -36,7 +36,7 @@ func variants(t *testing.T) map[string]*authzv1.AuthorizeRequest {
 }
 
 func walk(t *testing.T, d protoreflect.MessageDescriptor, prefix string,
-	make func(func(protoreflect.Message)) *authzv1.AuthorizeRequest, out map[string]*authzv1.AuthorizeRequest,
+	build func(func(protoreflect.Message)) *authzv1.AuthorizeRequest, out map[string]*authzv1.AuthorizeRequest,
 ) {
 	t.Helper()
 	fields := d.Fields()
@@ -45,11 +45,11 @@ func walk(t *testing.T, d protoreflect.MessageDescriptor, prefix string,
 		path := prefix + string(f.Name())
 		if f.Message() != nil && !f.IsList() && !strings.HasPrefix(string(f.Message().FullName()), "google.protobuf.") {
 			walk(t, f.Message(), path+".", func(set func(protoreflect.Message)) *authzv1.AuthorizeRequest {
-				return make(func(m protoreflect.Message) { set(m.Mutable(f).Message()) })
+				return build(func(m protoreflect.Message) { set(m.Mutable(f).Message()) })
 			}, out)
 			continue
 		}
-		out[path] = make(func(m protoreflect.Message) { setSample(t, m, f) })
+		out[path] = build(func(m protoreflect.Message) { setSample(t, m, f) })
 	}
 }
 
@@ -173,7 +173,7 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 	top, tool := plain(), plain()
 	spoil(top)
 	tool.Tool = &authzv1.Tool{Name: "t"}
-	spoil(tool.Tool)
+	spoil(tool.GetTool())
 	for name, tc := range map[string]struct {
 		req  *authzv1.AuthorizeRequest
 		want string
@@ -181,10 +181,10 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 		"request":      {top, "field 4711 "},
 		"tool":         {tool, "tool.field 4711 "},
 		"context":      {nested(func(s *structpb.Struct) { spoil(s) }), "context.field 4711 "},
-		"a value":      {nested(func(s *structpb.Struct) { spoil(s.Fields["list"]) }), "context.field 4711 "},
-		"a list":       {nested(func(s *structpb.Struct) { spoil(s.Fields["list"].GetListValue()) }), "context.field 4711 "},
-		"in a list":    {nested(func(s *structpb.Struct) { spoil(s.Fields["list"].GetListValue().Values[0]) }), "context.field 4711 "},
-		"inner struct": {nested(func(s *structpb.Struct) { spoil(s.Fields["map"].GetStructValue()) }), "context.field 4711 "},
+		"a value":      {nested(func(s *structpb.Struct) { spoil(s.GetFields()["list"]) }), "context.field 4711 "},
+		"a list":       {nested(func(s *structpb.Struct) { spoil(s.GetFields()["list"].GetListValue()) }), "context.field 4711 "},
+		"in a list":    {nested(func(s *structpb.Struct) { spoil(s.GetFields()["list"].GetListValue().GetValues()[0]) }), "context.field 4711 "},
+		"inner struct": {nested(func(s *structpb.Struct) { spoil(s.GetFields()["map"].GetStructValue()) }), "context.field 4711 "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

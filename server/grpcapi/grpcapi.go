@@ -98,7 +98,7 @@ func New(cfg Config) (*API, error) {
 func (a *API) Authorize(ctx context.Context, in *authzv1.AuthorizeRequest) (*authzv1.AuthorizeResponse, error) {
 	gateway, err := a.cfg.Standing(ctx)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // Standing speaks in gRPC statuses.
+		return nil, err
 	}
 	s, _ := a.single.Get().(*single)
 	defer a.giveBack(s)
@@ -131,7 +131,7 @@ func (a *API) giveBack(s *single) {
 func (a *API) Explain(ctx context.Context, in *authzv1.ExplainRequest) (*authzv1.ExplainResponse, error) {
 	gateway, err := a.cfg.Standing(ctx)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // Standing speaks in gRPC statuses.
+		return nil, err
 	}
 	if fault := unknownField(in, ""); fault != nil {
 		return nil, a.refuse(fault)

@@ -95,7 +95,7 @@ func (w *streamWorker) answer(in *authzv1.AuthorizeStreamRequest, s *single) err
 	// message would invite the next.
 	gateway, err := w.api.cfg.Standing(w.stream.Context())
 	if err != nil {
-		return err //nolint:wrapcheck // Standing speaks in gRPC statuses.
+		return err
 	}
 	out := &authzv1.AuthorizeStreamResponse{RequestId: in.GetRequest().GetRequestId()}
 	if err := w.decide(gateway, in, s, out); err != nil {
