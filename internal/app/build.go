@@ -122,6 +122,10 @@ func (a *App) buildListeners(ctx context.Context) error {
 	if a.listeners.health, err = server.Listen(ctx, a.cfg.HealthAddr); err != nil {
 		return fmt.Errorf("health_addr: %w", err)
 	}
+	if !a.cfg.Insecure && !config.Local(a.cfg.GRPCAddr) {
+		a.log.WarnContext(ctx, "no gateway is admitted on this listener: it can be reached from other machines, and every call on it is refused",
+			slog.String("key", "grpc_addr"), slog.String("addr", a.cfg.GRPCAddr))
+	}
 	for key, addr := range map[string]string{"grpc_addr": a.cfg.GRPCAddr, "admin_addr": a.cfg.AdminAddr} {
 		if a.cfg.Insecure && !config.Local(addr) {
 			a.log.WarnContext(ctx, "insecure: this listener is reachable from other machines and trusts every caller",
