@@ -116,14 +116,38 @@ const hexDigits = "0123456789abcdef"
 // line ends are escaped, so that one record stays one line for every reader.
 func appendString(line []byte, s string) []byte {
 	line = append(line, '"')
+	plain := 0
+	for plain < len(s) && isPlain[s[plain]] {
+		plain++
+	}
+	if plain == len(s) {
+		line = append(line, s...)
+		return append(line, '"')
+	}
+	line = append(line, s[:plain]...)
+	line = appendEscaped(line, s[plain:])
+	return append(line, '"')
+}
+
+// isPlain tells the bytes that stand for themselves in a JSON string.
+//
+//nolint:gochecknoglobals // A constant table; Go has no constant arrays.
+var isPlain = func() (plain [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		plain[c] = c != '"' && c != '\\'
+	}
+	return plain
+}()
+
+func appendEscaped(line []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c >= 0x20 && c < utf8.RuneSelf && c != '"' && c != '\\' {
+		switch {
+		case isPlain[c]:
 			i++
 			continue
-		}
-		if c < utf8.RuneSelf {
+		case c < utf8.RuneSelf:
 			line = append(line, s[start:i]...)
 			line = appendEscape(line, c)
 			i++
@@ -139,8 +163,7 @@ func appendString(line []byte, s string) []byte {
 		}
 		i += size
 	}
-	line = append(line, s[start:]...)
-	return append(line, '"')
+	return append(line, s[start:]...)
 }
 
 func appendEscape(line []byte, c byte) []byte {

@@ -127,20 +127,33 @@ func (d *decision) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// appendFields implements lineValue.
+// appendFields implements lineValue. It is LogValue written out, because every
+// call pays for it: going through a list of fields took half of its time.
 func (d *decision) appendFields(line []byte) []byte {
-	for _, f := range d.required() {
-		line = appendField(line, f)
-	}
+	line = appendField(line, `,"decision_id":`, d.DecisionID)
+	line = appendField(line, `,"gateway":`, d.Gateway)
+	line = appendField(line, `,"agent":`, d.Agent)
+	line = appendField(line, `,"subject":`, d.Subject)
+	line = appendField(line, `,"action":`, d.Action)
+	line = appendField(line, `,"resource":`, d.Resource)
+	line = appendField(line, `,"decision":`, d.Verdict.String())
+	line = appendField(line, `,"reason":`, string(d.Reason))
+	line = appendField(line, `,"policy_version":`, d.PolicyVersion)
 	line = append(line, `,"matched":`...)
 	line = appendStrings(line, d.Matched)
 	line = append(line, `,"latency_us":`...)
 	line = strconv.AppendInt(line, d.Latency.Microseconds(), 10)
-	for _, f := range d.optional() {
-		if f.text != "" {
-			line = appendField(line, f)
-		}
-	}
+	line = appendOptional(line, `,"claimed_agent":`, d.ClaimedAgent)
+	line = appendOptional(line, `,"source_ip":`, d.SourceIP)
+	line = appendOptional(line, `,"risk":`, d.Risk)
+	line = appendOptional(line, `,"request_id":`, d.RequestID)
+	line = appendOptional(line, `,"session_id":`, d.SessionID)
+	line = appendOptional(line, `,"run_id":`, d.RunID)
+	line = appendOptional(line, `,"tool":`, d.Tool.Name)
+	line = appendOptional(line, `,"tool_server":`, d.Tool.Server)
+	line = appendOptional(line, `,"parameters_digest":`, d.ParametersDigest)
+	line = appendOptional(line, `,"approval_id":`, d.ApprovalID)
+	line = appendOptional(line, `,"approval_digest":`, d.ApprovalDigest)
 	if d.DryRun {
 		line = append(line, `,"dry_run":true`...)
 	}
@@ -149,11 +162,15 @@ func (d *decision) appendFields(line []byte) []byte {
 
 type field struct{ name, text string }
 
-func appendField(line []byte, f field) []byte {
-	line = append(line, `,"`...)
-	line = append(line, f.name...)
-	line = append(line, `":`...)
-	return appendString(line, f.text)
+func appendField(line []byte, key, text string) []byte {
+	return appendString(append(line, key...), text)
+}
+
+func appendOptional(line []byte, key, text string) []byte {
+	if text == "" {
+		return line
+	}
+	return appendField(line, key, text)
 }
 
 // required are in every line.
