@@ -137,8 +137,15 @@ func TestTicks(t *testing.T) {
 		d           time.Duration
 		floor, ceil int64
 	}{
-		{0, 0, 0}, {1, 0, 1}, {62, 0, 1}, {63, 1, 2}, {124, 1, 2}, {125, 2, 2}, {126, 2, 3},
-		{time.Second, ticksPerSecond, ticksPerSecond}, {time.Microsecond, 16, 16},
+		{0, 0, 0},
+		{1, 0, 1},
+		{62, 0, 1},
+		{63, 1, 2},
+		{124, 1, 2},
+		{125, 2, 2},
+		{126, 2, 3},
+		{time.Second, ticksPerSecond, ticksPerSecond},
+		{time.Microsecond, 16, 16},
 	} {
 		if got := ticksFloor(tt.d); got != tt.floor {
 			t.Errorf("ticksFloor(%d) = %d, want %d", tt.d, got, tt.floor)

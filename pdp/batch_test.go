@@ -223,29 +223,38 @@ func TestBatchSemantics(t *testing.T) {
 		{
 			"execute_all", pdp.ExecuteAll,
 			[]*pdp.Request{readNote, denied, readNote, deleteNote, readNote},
-			[]pdp.Verdict{pdp.Allow, pdp.Deny, pdp.Allow, pdp.RequireApproval, pdp.Allow}, 2,
+			[]pdp.Verdict{pdp.Allow, pdp.Deny, pdp.Allow, pdp.RequireApproval, pdp.Allow},
+			2,
 		},
 		{
 			"deny_on_first_deny ends at a rule's DENY", pdp.DenyOnFirstDeny,
-			[]*pdp.Request{readNote, denied, readNote}, []pdp.Verdict{pdp.Allow, pdp.Deny}, 4,
+			[]*pdp.Request{readNote, denied, readNote},
+			[]pdp.Verdict{pdp.Allow, pdp.Deny},
+			4,
 		},
 		{
 			"deny_on_first_deny ends at REQUIRE_APPROVAL", pdp.DenyOnFirstDeny,
-			[]*pdp.Request{readNote, deleteNote, readNote}, []pdp.Verdict{pdp.Allow, pdp.RequireApproval}, 4,
+			[]*pdp.Request{readNote, deleteNote, readNote},
+			[]pdp.Verdict{pdp.Allow, pdp.RequireApproval},
+			4,
 		},
 		{
 			"deny_on_first_deny ends at a limit's DENY", pdp.DenyOnFirstDeny,
 			[]*pdp.Request{readNote, readNote, readNote, readNote, readNote, readNote, call("roamer", "read", "notes/1"), denied},
-			[]pdp.Verdict{pdp.Allow, pdp.Allow, pdp.Allow, pdp.Allow, pdp.Allow, pdp.Deny}, 0,
+			[]pdp.Verdict{pdp.Allow, pdp.Allow, pdp.Allow, pdp.Allow, pdp.Allow, pdp.Deny},
+			0,
 		},
 		{
 			"permit_on_first_permit ends at the first ALLOW", pdp.PermitOnFirstPermit,
 			[]*pdp.Request{denied, deleteNote, readNote, readNote, denied},
-			[]pdp.Verdict{pdp.Deny, pdp.RequireApproval, pdp.Allow}, 4,
+			[]pdp.Verdict{pdp.Deny, pdp.RequireApproval, pdp.Allow},
+			4,
 		},
 		{
 			"permit_on_first_permit without an ALLOW", pdp.PermitOnFirstPermit,
-			[]*pdp.Request{denied, denied}, []pdp.Verdict{pdp.Deny, pdp.Deny}, 5,
+			[]*pdp.Request{denied, denied},
+			[]pdp.Verdict{pdp.Deny, pdp.Deny},
+			5,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -103,28 +103,32 @@ func TestSeveralLacking(t *testing.T) {
   b-quota: {quota: 2/hour, per: [agent]}
   c-wide: {rate: 60/minute, burst: 9, per: [agent]}
 `, 0, 2, pdp.ReasonQuotaExhausted,
-			[]string{"limits/b-quota", "limits/a-rate"}, time.Hour,
+			[]string{"limits/b-quota", "limits/a-rate"},
+			time.Hour,
 		},
 		{
 			"a slow rate outlasts a quota of a minute",
 			`  a-quota: {quota: 2/minute, per: [agent]}
   b-rate: {rate: 2/hour, burst: 2, per: [agent]}
 `, 0, 2, pdp.ReasonRateLimited,
-			[]string{"limits/b-rate", "limits/a-quota"}, 30 * time.Minute,
+			[]string{"limits/b-rate", "limits/a-quota"},
+			30 * time.Minute,
 		},
 		{
 			"a tie goes by name",
 			`  b-rate: {rate: 60/minute, burst: 1, per: [agent]}
   a-rate: {rate: 60/minute, burst: 1, per: [agent, action]}
 `, 0, 1, pdp.ReasonRateLimited,
-			[]string{"limits/a-rate", "limits/b-rate"}, time.Second,
+			[]string{"limits/a-rate", "limits/b-rate"},
+			time.Second,
 		},
 		{
 			"a cost that never fits outlasts everything",
 			`  a-quota: {quota: 2/day, per: [agent]}
   b-cost: {quota: 10/day, per: [agent], count: cost}
 `, 11, 2, pdp.ReasonCostExceedsLimit,
-			[]string{"limits/b-cost", "limits/a-quota"}, 0,
+			[]string{"limits/b-cost", "limits/a-quota"},
+			0,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -281,7 +285,9 @@ func TestUnavailableLimiter(t *testing.T) {
 		{
 			"those that deny are named",
 			"  a: {rate: 60/minute, per: [agent], on_unavailable: allow}\n  b: {rate: 60/minute, per: [agent]}\n  c: {rate: 9/minute, per: [agent]}\n",
-			pdp.Deny, pdp.ReasonDependencyUnavailable, []string{"limits/b", "limits/c"}, 1,
+			pdp.Deny, pdp.ReasonDependencyUnavailable,
+			[]string{"limits/b", "limits/c"},
+			1,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

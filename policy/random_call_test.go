@@ -20,8 +20,15 @@ var (
 		`{"list":[1,"a"]}`, `{"amount":{"amount":500}}`,
 	}
 	randomContexts = []map[string]any{
-		nil, {}, {"flag": true}, {"flag": false, "n": 1.0}, {"n": 1.5, "list": []any{"a", "b"}}, {"flag": "true", "list": "a"},
-		{"parameters": "p"}, {"missing": map[string]any{"x": 1.0}, "list": []any{}}, {"missing": nil},
+		nil,
+		{},
+		{"flag": true},
+		{"flag": false, "n": 1.0},
+		{"n": 1.5, "list": []any{"a", "b"}},
+		{"flag": "true", "list": "a"},
+		{"parameters": "p"},
+		{"missing": map[string]any{"x": 1.0}, "list": []any{}},
+		{"missing": nil},
 	}
 )
 

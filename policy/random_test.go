@@ -78,8 +78,17 @@ var (
 	randomCIDRs         = []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "0.0.0.0/0", "fd00::/8", "fd00:8::/32", "::/0", "192.0.2.0/24"}
 	randomAddresses     = []string{"", "10.1.2.3", "10.1.9.9", "10.2.0.1", "::ffff:10.1.2.3", "::ffff:192.0.2.7", "fd00:8::1", "fd00:9::1", "2001:db8::1", "192.0.2.7"}
 	randomDimensionSets = [][]string{
-		{"agent"}, {"agent"}, {"all"}, {"agent", "action"}, {"agent", "resource"}, {"agent", "subject", "session_id"}, {"tool"}, {"tool", "agent"},
-		{"run_id"}, {"action", "resource"}, {"session_id", "run_id"},
+		{"agent"},
+		{"agent"},
+		{"all"},
+		{"agent", "action"},
+		{"agent", "resource"},
+		{"agent", "subject", "session_id"},
+		{"tool"},
+		{"tool", "agent"},
+		{"run_id"},
+		{"action", "resource"},
+		{"session_id", "run_id"},
 	}
 	randomConditions = []string{
 		"true", "false", `agent.startsWith("bot")`, `agent == "bot/a"`, `parameters.amount > 100`, `parameters.amount > 4.5`,

@@ -13,6 +13,11 @@ func policyMutants() []mutant {
 	decide := func(name, old, changed string) mutant {
 		return mutant{name: name, file: "policy/decide.go", old: old, new: changed, tests: []string{"./policy"}}
 	}
+	approvals := func(name, old, changed string) mutant {
+		m := decide(name, old, changed)
+		m.file = "policy/decide_approvals.go"
+		return m
+	}
 	return []mutant{
 		decide("suspension", "case v.state.agent.suspended:", "case false:"),
 		decide("network", "case !s.networks.admits(v.state.agent.networks, c.SourceIP):", "case false:"),
@@ -23,9 +28,9 @@ func policyMutants() []mutant {
 		decide("scope: until", "!c.Now.Before(one.until)", "false"),
 		decide("scope: a shadow grant grants nothing", "return !h.shadow && h.result == isTrue", "return h.result == isTrue"),
 		decide("approval", "s.judgeScopes(v) && s.judgeApprovals(c, v)", "s.judgeScopes(v)"),
-		decide("approval: guardrail", "v.Risk >= RiskDelete && !st.unattended()", "false"),
-		decide("approval: unattended needs a satisfied grant", "return h.unattended && h.satisfied()", "return h.unattended"),
-		decide("approval: parameters seen in part", "p == ParametersTruncated || p == ParametersNotSeen", "p == ParametersTruncated && p == ParametersNotSeen"),
+		approvals("approval: guardrail", "v.Risk >= RiskDelete && !st.unattended()", "false"),
+		approvals("approval: unattended needs a satisfied grant", "return h.unattended && h.satisfied()", "return h.unattended"),
+		approvals("approval: parameters seen in part", "p == ParametersTruncated || p == ParametersNotSeen", "p == ParametersTruncated && p == ParametersNotSeen"),
 		{
 			name: "approval: risk of the action's verbs", file: "policy/risk.go",
 			old: "return max(s.risk, verb)", new: "return s.risk", tests: []string{"./policy"},
