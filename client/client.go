@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -183,8 +184,23 @@ func (c *Client) conclude(
 		return newDecision(resp, c.obligations), nil
 	}
 	code := status.Code(err)
-	outage := (code == codes.Unavailable || code == codes.DeadlineExceeded) && ctx.Err() == nil
+	outage := (code == codes.Unavailable || code == codes.DeadlineExceeded) && !gaveUp(ctx, code)
 	return c.failOpenOr(ctx, req, Decision{}, err, outage)
+}
+
+// graceForClocks is how long before the caller's deadline the server may
+// already answer that it has passed.
+const graceForClocks = 100 * time.Millisecond
+
+// gaveUp tells whether the caller did not wait for the answer. The server
+// knows the caller's deadline too, and its word that it has passed can be here
+// before this machine's timer: that is no outage either.
+func gaveUp(ctx context.Context, code codes.Code) bool {
+	if ctx.Err() != nil {
+		return true
+	}
+	deadline, ok := ctx.Deadline()
+	return ok && code == codes.DeadlineExceeded && time.Until(deadline) < graceForClocks
 }
 
 func (c *Client) failOpenOr(
