@@ -15,8 +15,10 @@ func calendarWindow(unit Calendar, loc *time.Location, sec int64) (int64, int64)
 		return clockWindow(3600, loc, sec)
 	case CalendarMinute:
 		return clockWindow(60, loc, sec)
-	default:
+	case CalendarSecond:
 		return sec, sec + 1
+	default:
+		return sec, sec + 1 // refused by Validate; the shortest window is a safe answer
 	}
 }
 
@@ -70,7 +72,7 @@ func firstAtOrAfter(loc *time.Location, wall int64) int64 {
 // window; an hour that returns to the date before belongs to the later date.
 func dateWindow(unit Calendar, loc *time.Location, sec int64) (int64, int64) {
 	year, month, day := time.Unix(sec, 0).In(loc).Date()
-	switch unit {
+	switch unit { //nolint:exhaustive // A day starts where it is; shorter units are not made of days.
 	case CalendarWeek:
 		weekday := time.Date(year, month, day, 0, 0, 0, 0, time.UTC).Weekday()
 		day -= (int(weekday) + 6) % 7

@@ -87,9 +87,9 @@ func increment(t int64, cost Units) int64 {
 // units converts d ticks at an emission interval of t to an amount, rounded
 // down, and reports whether there was anything to round.
 func units(t, d int64) (Units, bool) {
-	hi, lo := bits.Mul64(uint64(d), uint64(Unit))
-	q, r := bits.Div64(hi, lo, uint64(t))
-	return Units(q), r != 0
+	hi, lo := bits.Mul64(uint64(d), uint64(Unit)) //nolint:gosec // A span that is asked about is positive.
+	q, r := bits.Div64(hi, lo, uint64(t))         //nolint:gosec // An emission interval is positive.
+	return Units(q), r != 0                       //nolint:gosec // Nobody owes much more than MaxCount units.
 }
 
 // unitsFloor is the largest amount whose increment is at most d ticks.

@@ -228,7 +228,7 @@ func (m *Memory) gone(n int64) {
 // shardOf is the shard of a key, by its hash.
 func (m *Memory) shardOf(key []byte) (uint64, uint32) {
 	h := maphash.Bytes(m.seed, key)
-	return h, uint32(h) & uint32(len(m.shards)-1)
+	return h, uint32(h) & uint32(len(m.shards)-1) //nolint:gosec // Any bits of a hash will do; there are at most maxShards.
 }
 
 // Refund implements [Limiter]. A context that has ended refunds nothing and

@@ -185,6 +185,8 @@ func TestMemorySweptQuotaIsNotEnteredAgain(t *testing.T) {
 }
 
 // TestMemoryBound: what very many buckets take, and that it comes back.
+//
+//nolint:paralleltest // It measures the heap, which parallel tests would change.
 func TestMemoryBound(t *testing.T) {
 	keys := 200_000
 	if os.Getenv("KELPIE_PROOF") == "full" {
@@ -223,6 +225,8 @@ func TestMemoryBound(t *testing.T) {
 }
 
 // TestTakeDoesNotAllocate on the hot path: known keys, reused calls.
+//
+//nolint:paralleltest // testing.AllocsPerRun counts what the whole process allocates.
 func TestTakeDoesNotAllocate(t *testing.T) {
 	m := newMemory(t, limiter.MemoryConfig{})
 	limits := append(benchLimits(), &limiter.Limit{Name: "slots", Kind: limiter.KindConcurrency, Count: 100, Hold: time.Hour})
@@ -255,7 +259,7 @@ func TestMemoryRealClock(t *testing.T) {
 		if err != nil || res.Admitted || res.Limits[0].RetryAfter != time.Minute {
 			t.Fatalf("second: %+v, %v", res, err)
 		}
-		time.Sleep(res.Limits[0].RetryAfter)
+		<-time.After(res.Limits[0].RetryAfter) // the bubble's clock: nobody waits
 		if res, err := takeOne(m, l, "k"); err != nil || !res.Admitted {
 			t.Fatalf("after the wait: %+v, %v", res, err)
 		}
@@ -268,7 +272,7 @@ func ExampleMemory() {
 		fmt.Println(err)
 		return
 	}
-	defer lim.Close() //nolint:errcheck // it has nothing to lose
+	defer lim.Close()
 	perDay := &limiter.Limit{Name: "euros", Kind: limiter.KindRate, Count: 1, Burst: 1, Period: 24 * time.Hour}
 	calls := []limiter.Call{{Charges: []limiter.Charge{
 		{Limit: perDay, Key: []byte("5:euros11:lead-router"), Cost: 600_000}, // 0.60

@@ -69,7 +69,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Jitter == nil {
-		cfg.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
+		cfg.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) } //nolint:gosec // It spreads callers and hides nothing.
 	}
 	s := &Service{cfg: cfg}
 	s.lone.New = func() any { return new(loneCall) }
@@ -93,10 +93,10 @@ func (s *Service) newID(now time.Time) string {
 
 // newUUIDv7 sorts by time, which keeps records of one moment together.
 func newUUIDv7(now time.Time) string {
-	ms := uint64(now.UnixMilli()) //nolint:gosec // A clock before 1970 gives an id that is unique all the same.
+	ms := uint64(now.UnixMilli()) // a clock before 1970 gives an id that is unique all the same
 	var raw [16]byte
-	binary.BigEndian.PutUint64(raw[:8], ms<<16|0x7000|rand.Uint64()&0x0fff)
-	binary.BigEndian.PutUint64(raw[8:], 1<<63|rand.Uint64()>>2)
+	binary.BigEndian.PutUint64(raw[:8], ms<<16|0x7000|rand.Uint64()&0x0fff) //nolint:gosec // It names, and is no secret.
+	binary.BigEndian.PutUint64(raw[8:], 1<<63|rand.Uint64()>>2)             //nolint:gosec // It names, and is no secret.
 	var out [36]byte
 	hex.Encode(out[:8], raw[:4])
 	hex.Encode(out[9:13], raw[4:6])

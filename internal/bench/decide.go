@@ -80,6 +80,7 @@ func benchDecide(snap *policy.Snapshot, s shape) (testing.BenchmarkResult, error
 	}
 	var wrong error
 	res := testing.Benchmark(func(b *testing.B) {
+		b.Helper()
 		var v policy.Verdict
 		b.ReportAllocs()
 		for i := range b.N {

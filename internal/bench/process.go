@@ -49,7 +49,10 @@ func newEnvironment(ctx context.Context, opt options) (*environment, error) {
 	if msg, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build kelpie: %w\n%s", err, msg)
 	}
-	return env, env.writePolicy()
+	if err := env.writePolicy(); err != nil {
+		return nil, err
+	}
+	return env, nil
 }
 
 func (e *environment) writePolicy() error {

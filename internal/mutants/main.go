@@ -88,7 +88,8 @@ func (m mutant) kill(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a temporary directory: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	// What stays behind is a temporary directory: nothing to tell anyone.
+	defer func() { _ = os.RemoveAll(dir) }()
 	overlay, err := m.write(dir)
 	if err != nil {
 		return err

@@ -82,8 +82,9 @@ func scale(l *limiter.Limit) time.Duration {
 		return l.Period
 	case limiter.KindConcurrency:
 		return l.Hold
+	default:
+		return [...]time.Duration{0, time.Second, time.Minute, time.Hour, 24 * time.Hour, 7 * 24 * time.Hour, 31 * 24 * time.Hour}[l.Calendar]
 	}
-	return [...]time.Duration{0, time.Second, time.Minute, time.Hour, 24 * time.Hour, 7 * 24 * time.Hour, 31 * 24 * time.Hour}[l.Calendar]
 }
 
 // drawStep draws how far the clock moves between two calls: whole microseconds,
