@@ -48,7 +48,7 @@ func languageCost(s string) error {
 	if err != nil {
 		return fmt.Errorf("the case is wrong: %w", err)
 	}
-	return policy.CheckCost(cost) //nolint:wrapcheck // the test looks at nothing but whether there is one.
+	return policy.CheckCost(cost)
 }
 
 func (a languageAsk) call(t *testing.T) *policy.Call {
@@ -177,7 +177,7 @@ func (a languageAsk) checkShadow(t *testing.T, shadow []policy.ShadowOutcome) {
 func (a languageAsk) checkExplain(t *testing.T, snapshot *policy.Snapshot, c *policy.Call) {
 	t.Helper()
 	checks, _ := snapshot.Explain(c)
-	for _, want := range strings.Fields(a.Explain) {
+	for want := range strings.FieldsSeq(a.Explain) {
 		found := slices.ContainsFunc(checks, func(check policy.Check) bool {
 			failed := check.Status == policy.StatusDeny || check.Status == policy.StatusApproval
 			return failed && check.Name+"="+string(check.Reason) == want
@@ -211,7 +211,7 @@ func (a languageAsk) checkLimits(t *testing.T, snapshot *policy.Snapshot, c *pol
 	if a.Specs != nil && !slices.Equal(specs, a.Specs) {
 		t.Errorf("%s: limits\n%q, want\n%q", a.Ask, specs, a.Specs)
 	}
-	for _, bucket := range strings.Fields(a.Bucket) {
+	for bucket := range strings.FieldsSeq(a.Bucket) {
 		id, _, _ := strings.Cut(bucket, "=")
 		key, charged := keys[id]
 		if !charged {

@@ -210,8 +210,8 @@ func (c languageCase) runFields(t *testing.T) {
 	checks := map[string]func(string) error{
 		"agent": policy.CheckAgent, "action": policy.CheckAction, "resource": policy.CheckResource,
 		"text":       func(s string) error { return policy.CheckText("subject", s, 1024) },
-		"source_ip":  func(s string) error { _, err := policy.ParseSourceIP(s); return err },           //nolint:wrapcheck // the test looks at nothing but whether there is one.
-		"parameters": func(s string) error { _, err := policy.ParseParameters([]byte(s)); return err }, //nolint:wrapcheck // the same.
+		"source_ip":  func(s string) error { _, err := policy.ParseSourceIP(s); return err },
+		"parameters": func(s string) error { _, err := policy.ParseParameters([]byte(s)); return err },
 		"cost":       languageCost,
 	}
 	for field, values := range c.Refused {

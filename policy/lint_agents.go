@@ -24,7 +24,7 @@ func (l *linter) agents() {
 			l.add(SeverityNote, "idle-agent", path, "the agent holds no scope: it is known, and every call is denied", "grant it a scope, or remove it")
 		}
 		l.agentNetworks(path, agent.GetNetworks())
-		l.grants(path, agent.GetScopes(), agent.GetGrants())
+		l.grants(path, agent.GetGrants())
 		l.plainBesideConditional(held[key])
 		for _, h := range held[key] {
 			l.destructive(h)
@@ -69,7 +69,7 @@ func (l *linter) agentNetworks(path, names []string) {
 const endsSoon = 30 * 24 * time.Hour
 
 // grants judges the grants of an agent or role by themselves.
-func (l *linter) grants(path, scopes []string, grants []*policyv1.Grant) {
+func (l *linter) grants(path []string, grants []*policyv1.Grant) {
 	for i, grant := range grants {
 		at := sub(path, "grants", strconv.Itoa(i))
 		if grant.GetShadow() {

@@ -5,9 +5,29 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+
+	policyv1 "github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1"
 )
 
 func (l *linter) scopes() {
+	used := l.grantedScopes()
+	for _, name := range sortedKeys(l.doc.GetScopes()) {
+		scope, path := l.doc.GetScopes()[name], []string{"scopes", name}
+		if !used[name] {
+			l.add(SeverityWarning, "unused-scope", path, "no agent and no role has this scope", "grant it, or remove it")
+		}
+		l.scopeOfEverything(path, scope)
+		l.redundant(sub(path, "actions"), scope.GetActions(), actionPattern)
+		l.redundant(sub(path, "resources"), scope.GetResources(), resourcePattern)
+		if scope.GetRiskReason() != "" {
+			l.add(SeverityNote, "lowered-risk", sub(path, "risk"), fmt.Sprintf("counts as %s, less than its actions say: %s", scope.GetRisk(), scope.GetRiskReason()),
+				"remove risk and risk_reason once the reason is gone")
+		}
+	}
+}
+
+// grantedScopes are the scopes that some agent holds or some role has.
+func (l *linter) grantedScopes() map[string]bool {
 	used := map[string]bool{}
 	for _, h := range l.holdings {
 		used[h.scope] = true
@@ -20,33 +40,25 @@ func (l *linter) scopes() {
 			used[grant.GetScope()] = true
 		}
 	}
-	for _, name := range sortedKeys(l.doc.GetScopes()) {
-		scope, path := l.doc.GetScopes()[name], []string{"scopes", name}
-		if !used[name] {
-			l.add(SeverityWarning, "unused-scope", path, "no agent and no role has this scope", "grant it, or remove it")
-		}
-		for i, pattern := range scope.GetActions() {
-			if !isAllStars(pattern) {
-				continue
-			}
-			severity := SeverityWarning
-			if scope.GetRisk() != "" {
-				severity = SeverityNote
-			}
+	return used
+}
+
+// scopeOfEverything notes patterns that leave nothing out.
+func (l *linter) scopeOfEverything(path []string, scope *policyv1.Scope) {
+	severity := SeverityWarning
+	if scope.GetRisk() != "" {
+		severity = SeverityNote
+	}
+	for i, pattern := range scope.GetActions() {
+		if isAllStars(pattern) {
 			l.add(severity, "wildcard-actions", sub(path, "actions", strconv.Itoa(i)), quote(pattern)+" is every action, deletion and administration too",
 				"name the actions, or write risk: admin to say that it is meant")
 		}
-		for i, pattern := range scope.GetResources() {
-			if isAllStars(pattern) {
-				l.add(SeverityWarning, "wildcard-resources", sub(path, "resources", strconv.Itoa(i)), quote(pattern)+" is every resource, also of systems yet to come",
-					"begin it with the system it is meant for, such as salesforce/**")
-			}
-		}
-		l.redundant(sub(path, "actions"), scope.GetActions(), actionPattern)
-		l.redundant(sub(path, "resources"), scope.GetResources(), resourcePattern)
-		if scope.GetRiskReason() != "" {
-			l.add(SeverityNote, "lowered-risk", sub(path, "risk"), fmt.Sprintf("counts as %s, less than its actions say: %s", scope.GetRisk(), scope.GetRiskReason()),
-				"remove risk and risk_reason once the reason is gone")
+	}
+	for i, pattern := range scope.GetResources() {
+		if isAllStars(pattern) {
+			l.add(SeverityWarning, "wildcard-resources", sub(path, "resources", strconv.Itoa(i)), quote(pattern)+" is every resource, also of systems yet to come",
+				"begin it with the system it is meant for, such as salesforce/**")
 		}
 	}
 }
@@ -117,7 +129,7 @@ func (l *linter) roles() {
 		if !used[name] {
 			l.add(SeverityWarning, "unused-role", path, "no agent holds this role", "name it in an agent's roles, or remove it")
 		}
-		l.grants(path, role.GetScopes(), role.GetGrants())
+		l.grants(path, role.GetGrants())
 	}
 }
 

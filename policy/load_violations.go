@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,9 +72,9 @@ func fieldPath(p *validate.FieldPath) []string {
 // violationText says a violation in the words of policies.
 func violationText(path []string, v *validate.Violation) (string, string) {
 	name := "the document"
-	for i := len(path) - 1; i >= 0; i-- {
-		if _, err := strconv.Atoi(path[i]); err != nil {
-			name = path[i]
+	for _, step := range slices.Backward(path) {
+		if _, err := strconv.Atoi(step); err != nil {
+			name = step
 			break
 		}
 	}

@@ -71,7 +71,7 @@ func (d *reader) read(data []byte, message proto.Message) (err error) {
 			d.root = nil
 		}
 	}()
-	return protoyaml.UnmarshalOptions{CustomUnmarshaler: d}.Unmarshal(data, message)
+	return protoyaml.UnmarshalOptions{CustomUnmarshaler: d}.Unmarshal(data, message) //nolint:wrapcheck // read by addSchemaErrors and syntaxError, never handed out
 }
 
 // Unmarshal takes the document's tree and leaves all decoding to protoyaml.
@@ -80,7 +80,7 @@ func (d *reader) Unmarshal(node *yaml.Node, message proto.Message) (bool, error)
 		return false, nil
 	}
 	d.root = node
-	d.strict.document(node, message.ProtoReflect().Descriptor())
+	d.document(node, message.ProtoReflect().Descriptor())
 	return false, nil
 }
 

@@ -32,7 +32,7 @@ type naiveChecker struct {
 	faults []string
 }
 
-func (f *naiveChecker) fault(where, format string, args ...any) {
+func (f *naiveChecker) faultf(where, format string, args ...any) {
 	f.faults = append(f.faults, where+": "+fmt.Sprintf(format, args...))
 }
 
@@ -40,7 +40,7 @@ func (f *naiveChecker) names() {
 	reserved := []string{"any", "all", "builtin"}
 	for _, name := range reserved {
 		if f.doc.GetScopes()[name] != nil || f.doc.GetNetworks()[name] != nil || f.doc.GetRoles()[name] != nil || f.doc.GetApprovers()[name] != nil {
-			f.fault(name, "reserved")
+			f.faultf(name, "reserved")
 		}
 	}
 }
@@ -48,7 +48,7 @@ func (f *naiveChecker) names() {
 func (f *naiveChecker) patterns(where, kind string, patterns []string) {
 	for _, pattern := range patterns {
 		if fault := naivePatternFault(pattern, kind); fault != "" {
-			f.fault(where, "%s pattern %q: %s", kind, pattern, fault)
+			f.faultf(where, "%s pattern %q: %s", kind, pattern, fault)
 		}
 	}
 }
@@ -60,7 +60,7 @@ func (f *naiveChecker) scopes() {
 		f.patterns(where, "resource", scope.GetResources())
 		lower := scope.GetRisk() != "" && naiveRiskOf(scope.GetRisk()) < naiveVerbRisk(scope)
 		if lower != (scope.GetRiskReason() != "") {
-			f.fault(where, "risk %q, reason %q, verbs say %v", scope.GetRisk(), scope.GetRiskReason(), naiveVerbRisk(scope))
+			f.faultf(where, "risk %q, reason %q, verbs say %v", scope.GetRisk(), scope.GetRiskReason(), naiveVerbRisk(scope))
 		}
 	}
 }
@@ -68,12 +68,12 @@ func (f *naiveChecker) scopes() {
 func (f *naiveChecker) holds(where string, scopes []string, grants []*policyv1.Grant) {
 	for _, scope := range scopes {
 		if f.doc.GetScopes()[scope] == nil {
-			f.fault(where, "scope %q is not defined", scope)
+			f.faultf(where, "scope %q is not defined", scope)
 		}
 	}
 	for _, grant := range grants {
 		if f.doc.GetScopes()[grant.GetScope()] == nil {
-			f.fault(where, "scope %q is not defined", grant.GetScope())
+			f.faultf(where, "scope %q is not defined", grant.GetScope())
 		}
 		f.when(where, grant.GetWhen())
 	}
@@ -84,7 +84,7 @@ func (f *naiveChecker) when(where, expr string) {
 		return
 	}
 	if _, err := naiveCompile(expr); err != nil {
-		f.fault(where, "%v", err)
+		f.faultf(where, "%v", err)
 	}
 }
 
@@ -98,12 +98,12 @@ func (f *naiveChecker) agents() {
 		f.holds(where, agent.GetScopes(), agent.GetGrants())
 		for _, role := range agent.GetRoles() {
 			if f.doc.GetRoles()[role] == nil {
-				f.fault(where, "role %q is not defined", role)
+				f.faultf(where, "role %q is not defined", role)
 			}
 		}
 		for _, network := range agent.GetNetworks() {
 			if network != "any" && f.doc.GetNetworks()[network] == nil {
-				f.fault(where, "network %q is not defined", network)
+				f.faultf(where, "network %q is not defined", network)
 			}
 		}
 		for name, own := range agent.GetLimits() {
@@ -111,7 +111,7 @@ func (f *naiveChecker) agents() {
 		}
 		for other := range f.doc.GetAgents() {
 			if key < other && naiveAmbiguous(key, other) {
-				f.fault(where, "ambiguous with %q", other)
+				f.faultf(where, "ambiguous with %q", other)
 			}
 		}
 	}
@@ -128,28 +128,28 @@ func (f *naiveChecker) ownLimit(where, name string, own *policyv1.Limit) {
 		common = &policyv1.Limit{Per: []string{"agent"}}
 	}
 	if naiveKinds(own) > 1 {
-		f.fault(where, "two kinds")
+		f.faultf(where, "two kinds")
 		return
 	}
 	limit := naiveOverlay(common, own)
 	f.limit(where, limit)
 	if !slices.Contains(limit.GetPer(), "agent") {
-		f.fault(where, "an own entry without agent in its per")
+		f.faultf(where, "an own entry without agent in its per")
 	}
 }
 
 func (f *naiveChecker) limit(where string, limit *policyv1.Limit) {
 	if naiveKinds(limit) != 1 {
-		f.fault(where, "not one kind")
+		f.faultf(where, "not one kind")
 	}
 	if len(limit.GetPer()) == 0 {
-		f.fault(where, "per is not written")
+		f.faultf(where, "per is not written")
 	}
 	if slices.Contains(limit.GetPer(), "all") && len(limit.GetPer()) > 1 {
-		f.fault(where, "all beside another dimension")
+		f.faultf(where, "all beside another dimension")
 	}
 	if naiveChosen(limit) && !limit.GetShadow() && f.doc.GetLimits()["base"] == nil {
-		f.fault(where, "the caller chooses a dimension, and no limit per agent is beside it")
+		f.faultf(where, "the caller chooses a dimension, and no limit per agent is beside it")
 	}
 	if limit.GetMatch() != nil {
 		f.match(where, limit.GetMatch())
@@ -176,7 +176,7 @@ func (f *naiveChecker) match(where string, match *policyv1.Match) {
 			met = met || naiveAgentsMeet(pattern, key)
 		}
 		if !met {
-			f.fault(where, "no agent can meet %q", pattern)
+			f.faultf(where, "no agent can meet %q", pattern)
 		}
 	}
 }
@@ -187,16 +187,16 @@ func (f *naiveChecker) approval(where string, rule *policyv1.ApprovalRule) {
 	for _, name := range rule.GetApprovers() {
 		group := f.doc.GetApprovers()[name]
 		if group == nil {
-			f.fault(where, "approver group %q is not defined", name)
+			f.faultf(where, "approver group %q is not defined", name)
 		}
 		for _, member := range group.GetMembers() {
 			humans[member] = true
 		}
 	}
 	if int(rule.GetQuorum()) > len(humans) {
-		f.fault(where, "quorum of %d among %d", rule.GetQuorum(), len(humans))
+		f.faultf(where, "quorum of %d among %d", rule.GetQuorum(), len(humans))
 	}
 	if (rule.GetBind() == "") != (rule.GetBindReason() == "") {
-		f.fault(where, "bind and bind_reason belong together")
+		f.faultf(where, "bind and bind_reason belong together")
 	}
 }

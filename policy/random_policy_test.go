@@ -1,10 +1,10 @@
 package policy_test
 
 import (
+	"slices"
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -151,10 +151,8 @@ func naiveShared(own, common []string) []string {
 	if len(own) > 0 {
 		per = own
 	}
-	for _, dimension := range per {
-		if dimension == "agent" {
-			return per
-		}
+	if slices.Contains(per, "agent") {
+		return per
 	}
 	return nil
 }
@@ -214,7 +212,7 @@ func (g *randomGenerator) kind(l *policyv1.Limit) {
 	case 0:
 		l.Rate = pick(g.dice, []string{"10/minute", "1/second", "60/hour", "3/day"})
 		if g.chance(50) {
-			l.Burst = proto.Uint32(uint32(1 + g.below(9)))
+			l.Burst = new(uint32(1 + g.below(9)))
 		}
 	case 1:
 		l.Window = pick(g.dice, []string{"100/1h", "5/90s"})
@@ -222,7 +220,7 @@ func (g *randomGenerator) kind(l *policyv1.Limit) {
 		l.Quota = pick(g.dice, []string{"50/day", "7/week", "9/month"})
 		l.Timezone = pick(g.dice, []string{"", "UTC", "Europe/Berlin"})
 	default:
-		l.Concurrency = proto.Uint32(uint32(1 + g.below(4)))
+		l.Concurrency = new(uint32(1 + g.below(4)))
 		if g.chance(50) {
 			l.Hold = durationpb.New(90 * time.Second)
 		}
@@ -287,10 +285,10 @@ func (g *randomGenerator) rules() {
 		}
 		rule := &policyv1.ApprovalRule{Match: g.match(), Approvers: groups, Shadow: g.chance(30)}
 		if g.chance(40) {
-			rule.Quorum = proto.Uint32(1)
+			rule.Quorum = new(uint32(1))
 		}
 		if g.chance(4) {
-			rule.Quorum = proto.Uint32(uint32(1 + g.below(4)))
+			rule.Quorum = new(uint32(1 + g.below(4)))
 		}
 		if g.chance(45) {
 			rule.Bind, rule.BindReason = "path_only", "agreed"

@@ -20,7 +20,7 @@ type dice struct {
 
 func newDice(data []byte) *dice {
 	sum := fnv.New64a()
-	sum.Write(data) //nolint:errcheck // a hash.Hash never returns an error.
+	sum.Write(data)
 	return &dice{data: data, rest: rand.New(rand.NewPCG(sum.Sum64(), uint64(len(data))))}
 }
 

@@ -188,7 +188,7 @@ func naiveResourceFault(s string) error {
 			return errNaive
 		}
 	}
-	for _, segment := range strings.Split(s, "/") {
+	for segment := range strings.SplitSeq(s, "/") {
 		if segment == "" || segment == "." || segment == ".." {
 			return errNaive
 		}
@@ -224,7 +224,7 @@ func TestBoundsAreTheProtos(t *testing.T) {
 	} {
 		_, rest, _ := strings.Cut(request, field+" = ")
 		rest, _, _ = strings.Cut(rest, ";")
-		if found := regexp.MustCompile(`max_(?:bytes|len)\D+(\d+)`).FindStringSubmatch(rest); found == nil || found[1] != strconv.Itoa(want) {
+		if found := regexp.MustCompile(`max_(?:bytes|len)\D+(\d+)`).FindStringSubmatch(rest); len(found) != 2 || found[1] != strconv.Itoa(want) {
 			t.Errorf("%s: the proto says %v, the check %d", field, found, want)
 		}
 	}
