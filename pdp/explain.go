@@ -2,7 +2,12 @@ package pdp
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
 
+	"github.com/kelpie-authz/kelpie/limiter"
 	"github.com/kelpie-authz/kelpie/policy"
 )
 
@@ -21,8 +26,12 @@ const (
 	checkAudit      = "audit"
 )
 
-// Explain judges every check of a call, whether or not an earlier one failed,
-// and fills out. It spends nothing, opens nothing and records nothing.
+// Explain judges every check of a call, also those behind one that failed, and
+// fills out. It spends nothing, opens nothing and records nothing.
+//
+// The limits are skipped only where the policy denies, since which of them
+// match depends on the grants. Behind an outstanding approval they are judged
+// as they stand now; the decision does not look at them until it is approved.
 //
 // The decision has the form of a dry run, with the verdict in WouldBe and no
 // id: an explanation must not open a door, and there is no record to look up.
@@ -49,10 +58,16 @@ func (s *Service) explain(ctx context.Context, c *loneCall, dry *Request, out *E
 	if bad := s.begin(ctx, j, dry, &out.Decision); bad != nil {
 		return bad
 	}
-	if err := s.judge(ctx, j, c.calls[:]); err != nil {
+	if err := s.checks(ctx, j, &c.calls[0]); err != nil {
 		return err
 	}
-	if err := s.explainChecks(ctx, c, out); err != nil {
+	looked := j.reached == VerdictNone || j.set.Reason != ""
+	if j.reached == VerdictNone {
+		if err := s.charge(ctx, j, c.calls[:]); err != nil {
+			return err
+		}
+	}
+	if err := s.explainChecks(ctx, c, looked, out); err != nil {
 		return err
 	}
 	out.Decision.ID = ""
@@ -60,29 +75,23 @@ func (s *Service) explain(ctx context.Context, c *loneCall, dry *Request, out *E
 	return nil
 }
 
-func (s *Service) explainChecks(ctx context.Context, c *loneCall, out *Explanation) error {
+// explainChecks fills the list. looked says that the decision came to the
+// limits.
+func (s *Service) explainChecks(ctx context.Context, c *loneCall, looked bool, out *Explanation) error {
 	j := &c.judgment
 	defer s.contain(ctx, j)
-	if j.id.Agent == "" {
-		out.Checks = append(out.Checks, Check{
-			Name: checkIdentity, Outcome: CheckDeny, Reason: j.dec.Reason, Detail: "the agent's identity was not established",
-		})
-		for _, name := range []string{
-			checkSuspension, checkRevocation, checkCredential, checkNetwork, checkDeny, checkScope, checkApproval, checkLimits,
-		} {
-			out.Checks = append(out.Checks, skipped(name, "needs the agent's identity"))
-		}
-		out.Checks = append(out.Checks, s.explainConsume(j), explainAudit())
+	if policy.CheckAgent(j.id.Agent) != nil {
+		s.explainNobody(j, out)
 		return nil
 	}
 	checks, risk := j.snap.Explain(&j.call)
 	out.Risk = risk.String()
-	limits, err := s.explainLimits(ctx, c, checks)
+	limits, err := s.explainLimits(ctx, c, looked)
 	if err != nil {
 		return err
 	}
 	out.Checks = append(out.Checks,
-		policyCheck(checks, checkIdentity, Check{Name: checkIdentity, Outcome: CheckPass, Detail: "the agent is known"}),
+		explainIdentity(j, checks),
 		policyCheck(checks, checkSuspension, skipped(checkSuspension, "the agent is not known")),
 		s.explainRevocation(j),
 		skipped(checkCredential, "credentials are not checked by this build"),
@@ -95,6 +104,27 @@ func (s *Service) explainChecks(ctx context.Context, c *loneCall, out *Explanati
 		explainAudit(),
 	)
 	return nil
+}
+
+// explainNobody is for a call of which it is not known whose it is.
+func (s *Service) explainNobody(j *judgment, out *Explanation) {
+	out.Checks = append(out.Checks, Check{
+		Name: checkIdentity, Outcome: CheckDeny, Reason: j.dec.Reason, Detail: "the agent's identity was not established",
+	})
+	for _, name := range []string{
+		checkSuspension, checkRevocation, checkCredential, checkNetwork, checkDeny, checkScope, checkApproval, checkLimits,
+	} {
+		out.Checks = append(out.Checks, skipped(name, "needs the agent's identity"))
+	}
+	out.Checks = append(out.Checks, s.explainConsume(j), explainAudit())
+}
+
+// explainIdentity is the identifier's word first, and then the policy's.
+func explainIdentity(j *judgment, checks []policy.Check) Check {
+	if j.id.Denied != "" {
+		return Check{Name: checkIdentity, Outcome: CheckDeny, Reason: j.id.Denied, Detail: adviceFor(j.id.Denied).message}
+	}
+	return policyCheck(checks, checkIdentity, Check{Name: checkIdentity, Outcome: CheckPass, Detail: "the agent is known"})
 }
 
 func skipped(name, why string) Check { return Check{Name: name, Outcome: CheckSkipped, Detail: why} }
@@ -151,17 +181,20 @@ func (s *Service) explainApproval(j *judgment, checks []policy.Check) Check {
 	return check
 }
 
-// explainLimits looks at the limits also where Authorize would not come to
-// them. Which limits match depends on the grants, so a call that the policy
-// denies has only what the policy itself says of its limits.
-func (s *Service) explainLimits(ctx context.Context, c *loneCall, checks []policy.Check) (Check, error) {
+// explainLimits says how the limits stand. Where the decision came to them it
+// says what the decision saw. Where an approval is outstanding, or something
+// was revoked, they can be judged all the same. Which limits match depends on
+// the grants, so of a call that the policy denies there is nothing to judge.
+func (s *Service) explainLimits(ctx context.Context, c *loneCall, looked bool) (Check, error) {
 	j := &c.judgment
-	check := policyCheck(checks, checkLimits, skipped(checkLimits, "no limit matches"))
-	if out := j.verdict.Outcome; out != policy.OutcomeAllow && out != policy.OutcomeApproval {
-		return check, nil
+	if looked {
+		return limitsCheck(j, &c.calls[0].Result), nil
 	}
-	answer, reached, warned := j.dec, j.reached, new(Decision)
-	j.dec, j.reached = warned, VerdictNone
+	if out := j.verdict.Outcome; out != policy.OutcomeAllow && out != policy.OutcomeApproval {
+		return skipped(checkLimits, "not looked at: an earlier check denies"), nil
+	}
+	answer, reached := j.dec, j.reached
+	j.dec, j.reached = new(Decision), VerdictNone
 	defer func() { j.dec, j.reached = answer, reached }()
 	s.findLimits(j, &c.calls[0])
 	if j.reached == VerdictNone {
@@ -169,14 +202,10 @@ func (s *Service) explainLimits(ctx context.Context, c *loneCall, checks []polic
 			return Check{}, err
 		}
 	}
-	if j.reached == VerdictNone {
-		check.Outcome, check.Reason = CheckPass, ""
-		if check.Detail == "" {
-			check.Detail = "every limit has room"
-		}
-		return check, nil
+	check := limitsCheck(j, &c.calls[0].Result)
+	if reached == RequireApproval {
+		check.Detail = "once approved: " + check.Detail
 	}
-	check.Outcome, check.Reason, check.Rules, check.Detail = CheckDeny, j.dec.Reason, j.dec.Matched, j.dec.Message
 	return check, nil
 }
 
@@ -189,6 +218,67 @@ func (s *Service) peek(ctx context.Context, c *loneCall) error {
 	}
 	s.checkLimits(j, &c.calls[0].Result)
 	return nil
+}
+
+// limitsCheck puts into words what was found of the limits.
+func limitsCheck(j *judgment, res *limiter.Result) Check {
+	if j.reached != Deny {
+		return limitsPass(j, res)
+	}
+	check := Check{Name: checkLimits, Outcome: CheckDeny, Reason: j.dec.Reason, Rules: slices.Clone(j.dec.Matched)}
+	switch j.dec.Reason {
+	case ReasonRateLimited, ReasonQuotaExhausted, ReasonCostExceedsLimit:
+		check.Detail = lackingText(j, res)
+	case ReasonConditionFailed, ReasonParametersUnavailable:
+		check.Detail = "the condition of a limit cannot be evaluated"
+	default:
+		check.Detail = j.dec.Message
+	}
+	return check
+}
+
+func limitsPass(j *judgment, res *limiter.Result) Check {
+	check := Check{Name: checkLimits, Outcome: CheckPass}
+	var texts []string
+	for i, spec := range j.specs {
+		if spec.Shadow || i >= len(res.Limits) {
+			continue
+		}
+		st := &res.Limits[i]
+		check.Rules = append(check.Rules, spec.ID)
+		texts = append(texts, fmt.Sprintf("%s: %d of %d left", spec.Name, wholeUnits(st.Remaining), wholeUnits(st.Limit)))
+	}
+	check.Detail = strings.Join(append(texts, j.dec.Warnings...), "; ")
+	return check
+}
+
+// lackingText names the limits that lack in the order of matched, the one that
+// waits longest first.
+func lackingText(j *judgment, res *limiter.Result) string {
+	var texts []string
+	for _, id := range j.dec.Matched {
+		for i, spec := range j.specs {
+			if spec.ID != id {
+				continue
+			}
+			st := &res.Limits[i]
+			text := fmt.Sprintf("%s is reached; free in %v", spec.Name, readable(st.RetryAfter))
+			if st.Never {
+				text = fmt.Sprintf("%s can never give more than %d, and the call costs more", spec.Name, wholeUnits(st.Limit))
+			}
+			texts = append(texts, text)
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
+// readable rounds a wait up to what a person cares about.
+func readable(d time.Duration) time.Duration {
+	unit := time.Millisecond
+	if d > 10*time.Second {
+		unit = time.Second
+	}
+	return (d + unit - 1).Truncate(unit)
 }
 
 func (s *Service) explainConsume(j *judgment) Check {

@@ -225,3 +225,108 @@ func TestExplainOfTheMalformedAndOfPanics(t *testing.T) {
 		t.Errorf("after a panic: would be %v %s, %v", out.Decision.WouldBe, out.Decision.Reason, err)
 	}
 }
+
+// TestExplainTellsTheLimits: what the row of the limits says, and that it never
+// contradicts the decision.
+func TestExplainTellsTheLimits(t *testing.T) {
+	t.Parallel()
+	two := limited("  a-rate: {rate: 60/minute, burst: 2, per: [agent]}\n  b-quota: {quota: 3/hour, per: [agent]}\n  c-shadow: {quota: 9/day, per: [agent], shadow: true}\n")
+	cost := limited("  spend: {quota: 10/day, per: [agent], count: cost}\n")
+	outside := with(readNote, func(r *pdp.Request) { r.SourceIP = "192.0.2.1" })
+	for _, tc := range []struct {
+		name, policy string
+		// before is how often the request is sent first.
+		before int
+		req    *pdp.Request
+		change []func(*pdp.Config)
+		want   pdp.Check
+	}{
+		{"fresh", two, 0, readNote, nil, pdp.Check{
+			Outcome: pdp.CheckPass, Rules: []string{"limits/a-rate", "limits/b-quota"}, Detail: "a-rate: 2 of 2 left; b-quota: 3 of 3 left",
+		}},
+		{"one was spent", two, 1, readNote, nil, pdp.Check{
+			Outcome: pdp.CheckPass, Rules: []string{"limits/a-rate", "limits/b-quota"}, Detail: "a-rate: 1 of 2 left; b-quota: 2 of 3 left",
+		}},
+		{"the burst is spent", two, 2, readNote, nil, pdp.Check{
+			Outcome: pdp.CheckDeny, Reason: pdp.ReasonRateLimited, Rules: []string{"limits/a-rate"}, Detail: "a-rate is reached; free in 1s",
+		}},
+		{"both are spent", limited("  a-rate: {rate: 60/minute, burst: 2, per: [agent]}\n  b-quota: {quota: 2/hour, per: [agent]}\n"), 2, readNote, nil, pdp.Check{
+			Outcome: pdp.CheckDeny, Reason: pdp.ReasonQuotaExhausted, Rules: []string{"limits/b-quota", "limits/a-rate"},
+			Detail: "b-quota is reached; free in 1h0m0s; a-rate is reached; free in 1s",
+		}},
+		{"a cost that never fits", cost, 0, with(readNote, func(r *pdp.Request) { r.Cost = 11 }), nil, pdp.Check{
+			Outcome: pdp.CheckDeny, Reason: pdp.ReasonCostExceedsLimit, Rules: []string{"limits/spend"},
+			Detail: "spend can never give more than 10, and the call costs more",
+		}},
+		{"an approval is outstanding", notesPolicy, 0, deleteNote, nil, pdp.Check{
+			Outcome: pdp.CheckPass, Rules: []string{"limits/calls"}, Detail: "once approved: calls: 5 of 5 left",
+		}},
+		{"the policy denies", notesPolicy, 0, outside, nil, pdp.Check{
+			Outcome: pdp.CheckSkipped, Detail: "not looked at: an earlier check denies",
+		}},
+		{
+			"what was revoked has limits all the same", notesPolicy, 0, readNote,
+			[]func(*pdp.Config){func(c *pdp.Config) { c.Revocations = revocations{"reader": pdp.ReasonAgentRevoked} }},
+			pdp.Check{Outcome: pdp.CheckPass, Rules: []string{"limits/calls"}, Detail: "calls: 5 of 5 left"},
+		},
+		{
+			"the limiter is down", notesPolicy, 0, readNote,
+			[]func(*pdp.Config){breakLimiter(&brokenLimiter{broken: func([]limiter.Call) error { return errDown }})},
+			pdp.Check{
+				Outcome: pdp.CheckDeny, Reason: pdp.ReasonDependencyUnavailable, Rules: []string{"limits/calls"},
+				Detail: "Something that this decision needs cannot be asked; try again after retry_after.",
+			},
+		},
+		{
+			"the limiter is down and may be", limited("  lenient: {rate: 60/minute, per: [agent], on_unavailable: allow}\n"), 0, readNote,
+			[]func(*pdp.Config){breakLimiter(&brokenLimiter{broken: func([]limiter.Call) error { return errDown }})},
+			pdp.Check{
+				Outcome: pdp.CheckPass,
+				Detail:  "the limit lenient could not be asked and was left out, as its on_unavailable says",
+			},
+		},
+		{
+			"a condition that cannot be evaluated", limited("  odd: {rate: 60/minute, per: [agent], match: {when: 'context.size > 1'}}\n"), 0, readNote, nil,
+			pdp.Check{
+				Outcome: pdp.CheckDeny, Reason: pdp.ReasonConditionFailed, Rules: []string{"limits/odd"},
+				Detail: "the condition of a limit cannot be evaluated",
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, tc.policy, tc.change...)
+			for range tc.before {
+				f.want(t, tc.req, pdp.Allow, pdp.ReasonOK)
+			}
+			out := explain(t, f, tc.req)
+			got := checkNamed(t, &out, "limits")
+			tc.want.Name = "limits"
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("limits (-want +got):\n%s", diff)
+			}
+			if got.Outcome == pdp.CheckDeny && out.Decision.WouldBe == pdp.Allow {
+				t.Error("the limits deny and the decision would be ALLOW")
+			}
+			if dec := f.ask(t, tc.req); dec.Verdict != out.Decision.WouldBe || dec.Reason != out.Decision.Reason {
+				t.Errorf("explained %v %s, decided %v %s", out.Decision.WouldBe, out.Decision.Reason, dec.Verdict, dec.Reason)
+			}
+		})
+	}
+}
+
+// TestExplainAnIdentityThatIsRefused: an id that the policy knows does not make
+// a refused credential pass.
+func TestExplainAnIdentityThatIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, notesPolicy, identify(func(r *pdp.Request) (pdp.Identity, error) {
+		return pdp.Identity{Agent: r.Agent, Denied: pdp.ReasonTokenInvalid}, nil
+	}))
+	out := explain(t, f, readNote)
+	if c := checkNamed(t, &out, "identity"); c.Outcome != pdp.CheckDeny || c.Reason != out.Decision.Reason {
+		t.Errorf("identity: %+v beside %s", c, out.Decision.Reason)
+	}
+	if c := checkNamed(t, &out, "limits"); c.Outcome != pdp.CheckSkipped {
+		t.Errorf("limits: %+v, want them skipped", c)
+	}
+}

@@ -1851,7 +1851,8 @@ func (x *ExplainRequest) GetRequest() *AuthorizeRequest {
 // ExplainResponse tells every check in order. It spent nothing.
 type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The answer that Authorize would have given now.
+	// The answer that Authorize would have given now, in dry-run form: the
+	// verdict is in would_be, decision stays UNSPECIFIED, and there is no decision_id.
 	Response *AuthorizeResponse `protobuf:"bytes,1,opt,name=response,proto3" json:"response,omitempty"`
 	// Every check, in order, whether or not an earlier one failed.
 	Checks []*Check `protobuf:"bytes,2,rep,name=checks,proto3" json:"checks,omitempty"`
