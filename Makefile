@@ -117,8 +117,8 @@ vuln: $(VULN) ## known vulnerabilities; needs its database, so not part of ci
 	@$(VULN) ./...
 
 .PHONY: ci
-ci: ## what a change must pass, the quick checks first (make lint is not yet among it: see CHANGELOG)
-	@for step in compile fmt-check generate-check breaking build test; do \
+ci: ## everything that a change must pass, the quick checks first
+	@for step in compile fmt-check generate-check breaking lint build test; do \
 		SECONDS=0; \
 		$(MAKE) $$step || { printf 'ci: %s failed after %ss\n' $$step $$SECONDS >&2; exit 1; }; \
 		if [[ $$step != test ]]; then printf 'ci: %s passed in %ss\n' $$step $$SECONDS; fi; \

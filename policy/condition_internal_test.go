@@ -70,6 +70,7 @@ func TestConditionEvaluate(t *testing.T) {
 		`string(now) == "2026-11-22T22:30:00Z"`:                                                  isTrue,
 		`parameters.i == 82 && parameters.i == 82.0 && parameters.i < 82.5 && parameters.f > 82`: isTrue,
 		`parameters.l[0] == 1 && parameters.l[1] > 2 && parameters.l[3] == null`:                 isTrue,
+
 		`parameters.m.k`:                   isTrue,
 		`parameters.big % 2 == 1`:          isTrue,
 		`context.n == 3`:                   isTrue,
@@ -80,6 +81,7 @@ func TestConditionEvaluate(t *testing.T) {
 		`parameters.i`:                     isFailing,
 		`parameters.i / 0 == 1`:            isFailing,
 		`context.long.matches("(a|aa)+$")`: isTrue,
+
 		`context.many.all(x, context.many.all(y, x == y))`:                 isFailing, // costs too much
 		`context.many.all(x, context == context)`:                          isFailing,
 		`context.many.all(x, context.many in [context.many])`:              isFailing,
