@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/kelpie-authz/kelpie/limiter"
@@ -128,7 +129,11 @@ func (s *Service) findLimits(j *judgment, call *limiter.Call) {
 		s.deny(j, j.set.Reason, j.set.Matched)
 		return
 	}
-	for _, c := range j.set.Charges {
+	charges := j.set.Charges
+	if len(charges) > limiter.MaxCharges {
+		charges = s.tooManyLimits(j, charges)
+	}
+	for _, c := range charges {
 		cost := limiter.Unit
 		if c.Spec.CountCost {
 			cost = unitsOf(j.req.Cost)
@@ -138,6 +143,25 @@ func (s *Service) findLimits(j *judgment, call *limiter.Call) {
 		})
 		j.specs = append(j.specs, c.Spec)
 	}
+}
+
+// tooManyLimits is for a call that matches more limits than can be charged at
+// once. Those in shadow are left out, as they never alter a decision. If that
+// is not enough the call is denied, since which limit to leave out would be a
+// guess; trying again cannot help, so nobody is told to.
+func (s *Service) tooManyLimits(j *judgment, all []policy.LimitCharge) []policy.LimitCharge {
+	enforced := slices.DeleteFunc(slices.Clone(all), func(c policy.LimitCharge) bool { return c.Spec.Shadow })
+	if n := len(enforced); n > limiter.MaxCharges {
+		s.deny(j, ReasonInternalError, nil)
+		j.dec.Next, j.dec.RetryAfter = NextNone, 0
+		j.dec.Message = fmt.Sprintf("%d limits match this call, and at most %d can be charged at once; merge some of the policy's limits or narrow what they match.", n, limiter.MaxCharges)
+		for _, c := range enforced {
+			j.dec.Matched = append(j.dec.Matched, c.Spec.ID)
+		}
+		return nil
+	}
+	j.dec.Warnings = append(j.dec.Warnings, fmt.Sprintf("%d limits match this call, and at most %d can be charged at once: those in shadow were left out", len(all), limiter.MaxCharges))
+	return enforced
 }
 
 // charge takes the limits of one call and finishes it.

@@ -2,6 +2,7 @@ package pdp_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -379,5 +380,65 @@ func TestCheckLimits(t *testing.T) {
 	t.Parallel()
 	if err := pdp.CheckLimits(compile(t, notesPolicy)); err != nil {
 		t.Errorf("a good policy: %v", err)
+	}
+}
+
+// A call can be charged to as many limits at once as the limiter takes, and is
+// denied with what to do about it when there are more. Those in shadow do not
+// count: they never alter a decision.
+func TestMoreLimitsThanCanBeCharged(t *testing.T) {
+	t.Parallel()
+	many := func(enforced, shadow int) string {
+		var b strings.Builder
+		for i := range enforced {
+			fmt.Fprintf(&b, "  limit-%02d: {rate: 60/minute, burst: 2, per: [agent]}\n", i)
+		}
+		for i := range shadow {
+			fmt.Fprintf(&b, "  shadow-%02d: {rate: 60/minute, burst: 2, per: [agent], shadow: true}\n", i)
+		}
+		return limited(b.String())
+	}
+	const most = limiter.MaxCharges
+	for _, tc := range []struct {
+		name             string
+		enforced, shadow int
+		allowed          bool
+		warnings         int
+	}{
+		{"as many as there may be", most, 0, true, 0},
+		{"with those in shadow", most - 1, 1, true, 0},
+		{"too many by those in shadow", most, 1, true, 1},
+		{"one too many", most + 1, 0, false, 0},
+		{"one too many beside shadows", most + 1, 9, false, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, many(tc.enforced, tc.shadow))
+			check := func(dec *pdp.Decision) {
+				t.Helper()
+				if tc.allowed {
+					wantDecision(t, dec, pdp.Allow, pdp.ReasonOK)
+					if len(dec.Limits) != tc.enforced || len(dec.Warnings) != tc.warnings {
+						t.Errorf("%d limits, warnings %q; want %d and %d", len(dec.Limits), dec.Warnings, tc.enforced, tc.warnings)
+					}
+					return
+				}
+				wantDecision(t, dec, pdp.Deny, pdp.ReasonInternalError)
+				if !strings.Contains(dec.Message, "33 limits match") || dec.Next != pdp.NextNone || dec.RetryAfter != 0 || len(dec.Matched) != tc.enforced {
+					t.Errorf("%q, next %d after %v, %d matched; want told what to do, and not to try again", dec.Message, dec.Next, dec.RetryAfter, len(dec.Matched))
+				}
+			}
+			dec := f.ask(t, readNote)
+			check(&dec)
+			decs, err := f.svc.Batch(context.Background(), []pdp.Request{*readNote}, pdp.ExecuteAll, nil)
+			if err != nil || len(decs) != 1 {
+				t.Fatalf("batch: %d answers, %v", len(decs), err)
+			}
+			check(&decs[0])
+			out := explain(t, f, readNote)
+			if c := checkNamed(t, &out, "limits"); c.Outcome != pdp.CheckDeny {
+				t.Errorf("limits: %+v, want DENY: of the third call or of every one", c)
+			}
+		})
 	}
 }
