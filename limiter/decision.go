@@ -89,6 +89,10 @@ func (d *decision) begin() {
 // eachShard calls f once for each shard of the call, in ascending order, which
 // is what keeps concurrent decisions from waiting for each other in a circle.
 func (d *decision) eachShard(f func(*shard)) {
+	if parts := d.parts(); len(parts) == 1 {
+		f(&d.m.shards[parts[0].shard])
+		return
+	}
 	for last := int64(-1); ; {
 		next := int64(len(d.m.shards))
 		for i := range d.parts() {

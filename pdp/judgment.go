@@ -66,12 +66,10 @@ func (s *Service) open(ctx context.Context, j *judgment) error {
 }
 
 // begin starts on one request after open. The error is that of a malformed
-// request.
+// request. The judgment is new, or was released since its last request.
 func (s *Service) begin(ctx context.Context, j *judgment, req *Request, dec *Decision) *InvalidError {
 	j.req, j.dec = req, dec
 	j.id, j.found, j.charged = Identity{}, ApprovalStatus{}, nil
-	j.ask = ApprovalAsk{}
-	j.call = policy.Call{}
 	j.verdict.Risk = policy.RiskNone
 	j.reached, j.granted, j.malformed = VerdictNone, ReasonOK, false
 	dec.reset()
@@ -93,17 +91,18 @@ func (s *Service) validateContained(ctx context.Context, j *judgment) *InvalidEr
 func (j *judgment) release() {
 	j.req, j.dec, j.snap, j.table, j.charged = nil, nil, nil, nil, nil
 	j.call = policy.Call{}
-	j.id, j.ask, j.found, j.rec = Identity{}, ApprovalAsk{}, ApprovalStatus{}, Record{}
+	j.id, j.found = Identity{}, ApprovalStatus{}
+	j.ask = ApprovalAsk{}
+	j.rec = Record{}
 	clear(j.specs)
 	j.specs = j.specs[:0]
 }
 
 // reset empties the decision and keeps its buffers.
 func (d *Decision) reset() {
-	*d = Decision{
-		Matched: d.Matched[:0], Limits: d.Limits[:0], RequiredScopes: d.RequiredScopes[:0],
-		Warnings: d.Warnings[:0], Shadow: d.Shadow[:0],
-	}
+	matched, limits, scopes, warnings, shadow := d.Matched[:0], d.Limits[:0], d.RequiredScopes[:0], d.Warnings[:0], d.Shadow[:0]
+	*d = Decision{} // by itself, so that it is cleared in place
+	d.Matched, d.Limits, d.RequiredScopes, d.Warnings, d.Shadow = matched, limits, scopes, warnings, shadow
 }
 
 // settle fixes verdict and reason, with what the reason tells the caller.

@@ -2,8 +2,6 @@ package pdp
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -49,7 +47,10 @@ type Config struct {
 // Service decides. It is safe for concurrent use; it keeps nothing of a call
 // once the answer has left.
 type Service struct {
-	cfg   Config
+	cfg Config
+	// wallClock says that Now was left to be time.Now.
+	wallClock bool
+
 	lone  sync.Pool // *loneCall
 	batch sync.Pool // *batchCall
 	table atomic.Pointer[limitTable]
@@ -65,23 +66,28 @@ func New(cfg Config) (*Service, error) {
 	case cfg.Recorder == nil:
 		return nil, errors.New("pdp: Config.Recorder is missing; no decision may go unrecorded")
 	}
-	if cfg.Now == nil {
+	wallClock := cfg.Now == nil
+	if wallClock {
 		cfg.Now = time.Now
 	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) } //nolint:gosec // It spreads callers and hides nothing.
 	}
-	s := &Service{cfg: cfg}
+	s := &Service{cfg: cfg, wallClock: wallClock}
 	s.lone.New = func() any { return new(loneCall) }
 	s.batch.New = func() any { return new(batchCall) }
 	return s, nil
 }
 
 func (s *Service) latency(j *judgment) time.Duration {
-	if s.cfg.Elapsed == nil {
+	switch {
+	case s.cfg.Elapsed != nil:
+		return s.cfg.Elapsed() - j.arrived
+	case s.wallClock:
+		return time.Since(j.now) // reads the monotonic clock alone
+	default:
 		return s.cfg.Now().Sub(j.now)
 	}
-	return s.cfg.Elapsed() - j.arrived
 }
 
 func (s *Service) newID(now time.Time) string {
@@ -91,20 +97,34 @@ func (s *Service) newID(now time.Time) string {
 	return newUUIDv7(now)
 }
 
-// newUUIDv7 sorts by time, which keeps records of one moment together.
+// newUUIDv7 sorts by time, which keeps records of one moment together: what
+// the version number leaves of the first half is the fraction of the
+// millisecond (RFC 9562, section 6.2, method 3). The second half is random.
 func newUUIDv7(now time.Time) string {
-	ms := uint64(now.UnixMilli()) // a clock before 1970 gives an id that is unique all the same
-	var raw [16]byte
-	binary.BigEndian.PutUint64(raw[:8], ms<<16|0x7000|rand.Uint64()&0x0fff) //nolint:gosec // It names, and is no secret.
-	binary.BigEndian.PutUint64(raw[8:], 1<<63|rand.Uint64()>>2)             //nolint:gosec // It names, and is no secret.
+	const nanos = uint64(time.Millisecond)
+	ms := uint64(now.UnixMilli())            // a clock before 1970 gives an id that is unique all the same
+	rest := uint64(now.Nanosecond()) % nanos //nolint:gosec // It is never negative.
+	hi := ms<<16 | 0x7000 | rest*4096/nanos
+	lo := 1<<63 | rand.Uint64()>>2 //nolint:gosec // It names, and is no secret.
 	var out [36]byte
-	hex.Encode(out[:8], raw[:4])
-	hex.Encode(out[9:13], raw[4:6])
-	hex.Encode(out[14:18], raw[6:8])
-	hex.Encode(out[19:23], raw[8:10])
-	hex.Encode(out[24:], raw[10:])
-	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
+	putHex(out[0:8], hi>>32)
+	out[8] = '-'
+	putHex(out[9:13], hi>>16)
+	out[13] = '-'
+	putHex(out[14:18], hi)
+	out[18] = '-'
+	putHex(out[19:23], lo>>48)
+	out[23] = '-'
+	putHex(out[24:36], lo)
 	return string(out[:])
+}
+
+// putHex writes the lowest digits of v, as many as there is room for.
+func putHex(out []byte, v uint64) {
+	for i := len(out) - 1; i >= 0; i-- {
+		out[i] = "0123456789abcdef"[v&15]
+		v >>= 4
+	}
 }
 
 // ErrNoPolicy is returned while no snapshot is in force: nothing is decided.

@@ -42,12 +42,11 @@ func (s *Service) validate(req *Request, call *policy.Call) *InvalidError {
 	if bad := s.validateApprovalID(req); bad != nil {
 		return bad
 	}
-	*call = policy.Call{
-		Agent: req.Agent, Action: req.Action, Resource: req.Resource, SourceIP: addr,
-		Subject: req.Subject, SessionID: req.SessionID, RunID: req.RunID,
-		Tool:       policy.Tool{Server: req.Tool.Server, Name: req.Tool.Name},
-		Parameters: params, Context: req.Context,
-	}
+	*call = policy.Call{} // by itself, so that it is cleared in place
+	call.Agent, call.Action, call.Resource, call.SourceIP = req.Agent, req.Action, req.Resource, addr
+	call.Subject, call.SessionID, call.RunID = req.Subject, req.SessionID, req.RunID
+	call.Tool.Server, call.Tool.Name = req.Tool.Server, req.Tool.Name
+	call.Parameters, call.Context = params, req.Context
 	return nil
 }
 
@@ -56,6 +55,10 @@ func invalid(field string, err error) *InvalidError {
 }
 
 func validateTexts(req *Request) *InvalidError {
+	if len(req.RequestID)+len(req.Subject)+len(req.SessionID)+len(req.RunID)+
+		len(req.Tool.Name)+len(req.Tool.Server)+len(req.ApprovalID) == 0 {
+		return nil
+	}
 	for _, f := range [...]struct {
 		name, text string
 		maxBytes   int
