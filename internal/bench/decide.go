@@ -23,7 +23,7 @@ const (
 
 var errWrongAnswer = errors.New("the measured call did not get the answer it should: the figures would mean nothing")
 
-func measureDecide(_ context.Context, _ *environment) ([]row, error) {
+func measureDecide(ctx context.Context, _ *environment) ([]row, error) {
 	sizes := []struct {
 		name  string
 		shape shape
@@ -37,6 +37,9 @@ func measureDecide(_ context.Context, _ *environment) ([]row, error) {
 		first float64
 	)
 	for _, size := range sizes {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		snap, err := policy.Compile(generate(size.shape))
 		if err != nil {
 			return nil, fmt.Errorf("compile %s: %w", size.name, err)

@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -51,25 +52,8 @@ type group struct {
 	run  func(ctx context.Context, env *environment) ([]row, error)
 }
 
-func run(ctx context.Context, args []string, out, errOut io.Writer) int {
-	var opt options
-	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.SetOutput(errOut)
-	flags.BoolVar(&opt.check, "check", false, "exit 1 if a row is below 0.9 x its budget")
-	flags.StringVar(&opt.groups, "run", "", "comma-separated groups to run: decide, compile, unary, stream, reload, start")
-	flags.IntVar(&opt.rounds, "rounds", 5, "how many times each side is measured, in turn")
-	flags.DurationVar(&opt.span, "span", 1500*time.Millisecond, "how long one side is measured in one round")
-	flags.StringVar(&opt.keep, "logs", "", "directory for the servers' output (default: a temporary one)")
-	if err := flags.Parse(args); err != nil {
-		return 2
-	}
-	env, err := newEnvironment(ctx, opt)
-	if err != nil {
-		fmt.Fprintln(errOut, "bench:", err)
-		return 1
-	}
-	defer env.close()
-	groups := []group{
+func allGroups() []group {
+	return []group{
 		{"decide", measureDecide},
 		{"compile", measureCompile},
 		{"unary", measureUnary},
@@ -77,18 +61,25 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		{"reload", measureReload},
 		{"start", measureStart},
 	}
-	var rows []row
-	for _, g := range groups {
-		if !wanted(opt.groups, g.name) {
-			continue
-		}
-		fmt.Fprintf(errOut, "bench: measuring %s ...\n", g.name)
-		got, err := g.run(ctx, env)
-		if err != nil {
-			fmt.Fprintf(errOut, "bench: %s: %v\n", g.name, err)
-			return 1
-		}
-		rows = append(rows, got...)
+}
+
+// interrupted is the exit code after ^C, as shells have it.
+const interrupted = 130
+
+// run ends every process that it started before it returns, also when ctx ends.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	opt, code := parse(args, errOut)
+	if code != 0 {
+		return code
+	}
+	rows, err := measure(ctx, opt, errOut)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(errOut, "bench: interrupted; what was started has been ended")
+		return interrupted
+	case err != nil:
+		fmt.Fprintln(errOut, "bench:", err)
+		return 1
 	}
 	printTable(out, rows)
 	if missed := below(rows, 0.9); opt.check && len(missed) > 0 {
@@ -99,14 +90,63 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return 0
 }
 
-func wanted(list, name string) bool {
-	if list == "" {
-		return true
+// parse reads the command line; the code is 0 if it is sound.
+func parse(args []string, errOut io.Writer) (options, int) {
+	var opt options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	flags.BoolVar(&opt.check, "check", false, "exit 1 if a row is below 0.9 x its budget")
+	flags.StringVar(&opt.groups, "run", "", "comma-separated groups to run: decide, compile, unary, stream, reload, start")
+	flags.IntVar(&opt.rounds, "rounds", 5, "how many times each side is measured, in turn")
+	flags.DurationVar(&opt.span, "span", 1500*time.Millisecond, "how long one side is measured in one round")
+	flags.StringVar(&opt.keep, "logs", "", "directory for the servers' output (default: a temporary one)")
+	if err := flags.Parse(args); err != nil {
+		return opt, 2
 	}
-	for g := range strings.SplitSeq(list, ",") {
-		if strings.TrimSpace(g) == name {
-			return true
+	if opt.rounds < 1 || opt.span <= 0 {
+		fmt.Fprintln(errOut, "bench: -rounds and -span must be positive")
+		return opt, 2
+	}
+	for _, name := range split(opt.groups) {
+		if !slices.ContainsFunc(allGroups(), func(g group) bool { return g.name == name }) {
+			fmt.Fprintf(errOut, "bench: there is no group %q; write decide, compile, unary, stream, reload or start\n", name)
+			return opt, 2
 		}
 	}
-	return false
+	return opt, 0
+}
+
+// measure runs the groups that are wanted, in turn.
+func measure(ctx context.Context, opt options, errOut io.Writer) ([]row, error) {
+	env, err := newEnvironment(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	defer env.close()
+	var rows []row
+	for _, g := range allGroups() {
+		if !wanted(opt.groups, g.name) {
+			continue
+		}
+		fmt.Fprintf(errOut, "bench: measuring %s ...\n", g.name)
+		got, err := g.run(ctx, env)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", g.name, err)
+		}
+		rows = append(rows, got...)
+	}
+	return rows, nil
+}
+
+// split is the groups of a list; none stands for all.
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func wanted(list, name string) bool {
+	names := split(list)
+	return len(names) == 0 || slices.Contains(names, name)
 }

@@ -42,17 +42,26 @@ func newEnvironment(ctx context.Context, opt options) (*environment, error) {
 		policy: filepath.Join(dir, "policy"),
 		shape:  shape{agents: 1000, scopes: 1000, scopesPerAgent: 10},
 	}
-	if opt.keep != "" {
-		env.dir = opt.keep
-	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", env.binary, "github.com/kelpie-authz/kelpie/cmd/kelpie")
-	if msg, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build kelpie: %w\n%s", err, msg)
-	}
-	if err := env.writePolicy(); err != nil {
+	if err := env.prepare(ctx); err != nil {
+		env.close()
 		return nil, err
 	}
 	return env, nil
+}
+
+// prepare builds the server and writes its policy.
+func (e *environment) prepare(ctx context.Context) error {
+	if e.opt.keep != "" {
+		e.dir = e.opt.keep
+		if err := os.MkdirAll(e.dir, 0o755); err != nil {
+			return fmt.Errorf("make the directory for the logs: %w", err)
+		}
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", e.binary, "github.com/kelpie-authz/kelpie/cmd/kelpie")
+	if msg, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build kelpie: %w\n%s", err, msg)
+	}
+	return e.writePolicy()
 }
 
 func (e *environment) writePolicy() error {
@@ -94,6 +103,7 @@ func (e *environment) startKelpie(ctx context.Context, name, policyDir string) (
 		"--admin-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0", "--state", filepath.Join(e.dir, name+".state"))
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
+		_ = log.Close() // nothing was written
 		return nil, fmt.Errorf("start kelpie: %w", err)
 	}
 	s := &server{cmd: cmd, addr: addr, log: log}
@@ -125,11 +135,14 @@ func (e *environment) startEmpty(ctx context.Context, reply *authzv1.AuthorizeRe
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the empty server: %w", err)
 	}
+	s := &server{cmd: cmd}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
+		s.stop()
 		return nil, fmt.Errorf("the empty server did not come up: %w", err)
 	}
-	return &server{cmd: cmd, addr: strings.TrimSpace(line)}, nil
+	s.addr = strings.TrimSpace(line)
+	return s, nil
 }
 
 // collectorPercent is the GOGC that both sides run with: Kelpie's default
