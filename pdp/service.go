@@ -47,10 +47,7 @@ type Config struct {
 // Service decides. It is safe for concurrent use; it keeps nothing of a call
 // once the answer has left.
 type Service struct {
-	cfg Config
-	// wallClock says that Now was left to be time.Now.
-	wallClock bool
-
+	cfg   Config
 	lone  sync.Pool // *loneCall
 	batch sync.Pool // *batchCall
 	table atomic.Pointer[limitTable]
@@ -66,28 +63,23 @@ func New(cfg Config) (*Service, error) {
 	case cfg.Recorder == nil:
 		return nil, errors.New("pdp: Config.Recorder is missing; no decision may go unrecorded")
 	}
-	wallClock := cfg.Now == nil
-	if wallClock {
+	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Jitter == nil {
 		cfg.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) } //nolint:gosec // It spreads callers and hides nothing.
 	}
-	s := &Service{cfg: cfg, wallClock: wallClock}
+	s := &Service{cfg: cfg}
 	s.lone.New = func() any { return new(loneCall) }
 	s.batch.New = func() any { return new(batchCall) }
 	return s, nil
 }
 
 func (s *Service) latency(j *judgment) time.Duration {
-	switch {
-	case s.cfg.Elapsed != nil:
-		return s.cfg.Elapsed() - j.arrived
-	case s.wallClock:
-		return time.Since(j.now) // reads the monotonic clock alone
-	default:
+	if s.cfg.Elapsed == nil {
 		return s.cfg.Now().Sub(j.now)
 	}
+	return s.cfg.Elapsed() - j.arrived
 }
 
 func (s *Service) newID(now time.Time) string {
