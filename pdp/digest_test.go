@@ -96,8 +96,9 @@ func TestDigestOfRFC8785Vectors(t *testing.T) {
 				`333333333.3333332,333333333.33333325,-0.0000033333333333333333,1424953923781206.2]}`,
 		},
 	} {
-		if _, err := policy.ParseParameters([]byte(tc.raw)); err != nil {
-			t.Errorf("%s: not well-formed: %v", name, err)
+		// Large numbers of more than 15 digits are canonical and all the same malformed.
+		if _, err := policy.ParseParameters([]byte(tc.raw)); (err != nil) != (name == "numbers") {
+			t.Errorf("%s: well-formed? %v", name, err)
 		}
 		b := pdp.Binding{ParametersState: policy.ParametersComplete, ParametersRaw: []byte(tc.raw)}
 		if got, want := digest(t, &b), canonicalDigest(fmt.Sprintf(around, tc.canonical)); got != want {

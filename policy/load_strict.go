@@ -237,6 +237,11 @@ func (s *strict) text(what string, n *yaml.Node) {
 		s.fault(n, what+" is an empty text", "leave it out, or write what it is")
 		return
 	}
+	// A reason of spaces would waive the guardrail or lower a risk without one.
+	if !s.requests && strings.TrimSpace(n.Value) == "" {
+		s.fault(n, what+" is a blank text", "leave it out, or write what it is")
+		return
+	}
 	if !s.isType(n, what, "a text", "!!str") {
 		return
 	}

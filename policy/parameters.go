@@ -16,6 +16,9 @@ const (
 	MaxParametersBytes = 64 << 10
 	// maxInteger is the largest integer that every JSON implementation keeps exact (RFC 8259, section 6).
 	maxInteger = 1<<53 - 1
+	// keptDigits is how many significant digits of any number a double keeps,
+	// and mostDigits how many it takes to write any double.
+	keptDigits, mostDigits = 15, 17
 )
 
 // ParseParameters reads a call's parameters: one JSON object (RFC 8259) in
@@ -25,7 +28,11 @@ const (
 //
 // A number written without ., e and E is an integer, comes back as int64 and
 // must be within ±(2^53-1); every other one is a float64, 1.0 and 1e3 too, and
-// must not be beyond its range. -0 is the integer 0.
+// must not be beyond its range, below it (1e-400 is not 0) or of more than 17
+// significant digits. Beyond ±(2^53-1) it has at most 15, which a double keeps
+// apart (DBL_DIG of C11, 5.2.4.2.2). With more, a rule would see another number
+// than the tool, and two calls would share an approval's digest, since RFC 8785
+// takes numbers for doubles. -0 is the integer 0.
 //
 // The result is Complete and keeps raw, which must not be changed after. An
 // error says what is wrong and where, and repeats nothing of the content. An
@@ -158,6 +165,10 @@ func (p *parameterParser) number(text string) (any, error) {
 			if err != nil || math.IsInf(f, 0) {
 				return nil, fmt.Errorf("parameters: a number before byte %d is beyond the range of a double; send it as a text", p.dec.InputOffset())
 			}
+			if digits := significantDigits(text); digits > mostDigits || digits > 0 && f == 0 || digits > keptDigits && math.Abs(f) > maxInteger {
+				return nil, fmt.Errorf("parameters: a number before byte %d is not within ±(2^53-1), or more exact than a double; send it as a text",
+					p.dec.InputOffset())
+			}
 			return f, nil
 		}
 	}
@@ -166,4 +177,25 @@ func (p *parameterParser) number(text string) (any, error) {
 		return nil, fmt.Errorf("parameters: an integer before byte %d is not within ±(2^53-1); send it as a text", p.dec.InputOffset())
 	}
 	return n, nil
+}
+
+// significantDigits counts the digits of a JSON number from its first that is
+// not 0 to its last that is not.
+func significantDigits(text string) int {
+	digits, zeros := 0, 0
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c == 'e' || c == 'E':
+			return digits
+		case c == '0':
+			zeros++
+		case '1' <= c && c <= '9':
+			if digits > 0 {
+				digits += zeros
+			}
+			digits++
+			zeros = 0
+		}
+	}
+	return digits
 }

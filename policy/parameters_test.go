@@ -17,19 +17,18 @@ func TestParseParametersAccepts(t *testing.T) {
 		raw  string
 		want map[string]any
 	}{
-		"an empty object":                       {`{}`, map[string]any{}},
-		"space around it":                       {" \n{ } \t", map[string]any{}},
-		"an integer stays one":                  {`{"a":82}`, map[string]any{"a": int64(82)}},
-		"a fraction is a double":                {`{"a":1.50}`, map[string]any{"a": 1.5}},
-		"1.0 and 1e3 are doubles":               {`{"a":1.0,"b":1e3,"c":1E3}`, map[string]any{"a": 1.0, "b": 1000.0, "c": 1000.0}},
-		"minus zero without a point is 0":       {`{"a":-0}`, map[string]any{"a": int64(0)}},
-		"the largest integers":                  {`{"a":9007199254740991,"b":-9007199254740991}`, map[string]any{"a": int64(1<<53 - 1), "b": -int64(1<<53 - 1)}},
-		"a number too small to hold is 0":       {`{"a":1e-999}`, map[string]any{"a": 0.0}},
-		"escapes":                               {`{"\u0061":"\ud83d\ude00\n"}`, map[string]any{"a": "😀\n"}},
-		"null, lists and objects":               {`{"a":null,"b":[true,{"c":[]}],"d":{}}`, map[string]any{"a": nil, "b": []any{true, map[string]any{"c": []any{}}}, "d": map[string]any{}}},
-		"one name at two depths is no repeat":   {`{"a":{"a":1}}`, map[string]any{"a": map[string]any{"a": int64(1)}}},
-		"names that differ in case are two":     {`{"a":1,"A":2}`, map[string]any{"a": int64(1), "A": int64(2)}},
-		"a large number with a point is double": {`{"a":9007199254740993.0}`, map[string]any{"a": 9007199254740992.0}},
+		"an empty object":                        {`{}`, map[string]any{}},
+		"space around it":                        {" \n{ } \t", map[string]any{}},
+		"an integer stays one":                   {`{"a":82}`, map[string]any{"a": int64(82)}},
+		"a fraction is a double":                 {`{"a":1.50}`, map[string]any{"a": 1.5}},
+		"1.0 and 1e3 are doubles":                {`{"a":1.0,"b":1e3,"c":1E3}`, map[string]any{"a": 1.0, "b": 1000.0, "c": 1000.0}},
+		"minus zero without a point is 0":        {`{"a":-0}`, map[string]any{"a": int64(0)}},
+		"a large number of few digits is double": {`{"a":1e300,"b":-123456789012345e10}`, map[string]any{"a": 1e300, "b": -123456789012345e10}},
+		"the largest integers":                   {`{"a":9007199254740991,"b":-9007199254740991}`, map[string]any{"a": int64(1<<53 - 1), "b": -int64(1<<53 - 1)}},
+		"escapes":                                {`{"\u0061":"\ud83d\ude00\n"}`, map[string]any{"a": "😀\n"}},
+		"null, lists and objects":                {`{"a":null,"b":[true,{"c":[]}],"d":{}}`, map[string]any{"a": nil, "b": []any{true, map[string]any{"c": []any{}}}, "d": map[string]any{}}},
+		"one name at two depths is no repeat":    {`{"a":{"a":1}}`, map[string]any{"a": map[string]any{"a": int64(1)}}},
+		"names that differ in case are two":      {`{"a":1,"A":2}`, map[string]any{"a": int64(1), "A": int64(2)}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -63,6 +62,10 @@ func TestParseParametersRefuses(t *testing.T) {
 		"a name twice":                {`{"a":1,"a":2}`, "given twice"},
 		"a name twice by escape":      {`{"a":1,"\u0061":2}`, "given twice"},
 		"a name twice further down":   {`{"x":[{"a":1,"b":{"c":1,"c":1}}]}`, "given twice"},
+		"2^53+1 with a point":         {`{"a":9007199254740993.0}`, "2^53-1"},
+		"a number too small to hold":  {`{"a":1e-400}`, "more exact"},
+		"more digits than a double":   {`{"a":100.000000000000001}`, "more exact"},
+		"2^53+1 with an exponent":     {`{"a":-9007199254740993e0}`, "2^53-1"},
 		"2^53":                        {`{"a":9007199254740992}`, "2^53-1"},
 		"-2^53":                       {`{"a":-9007199254740992}`, "2^53-1"},
 		"a huge integer":              {`{"a":1` + strings.Repeat("0", 400) + `}`, "2^53-1"},
