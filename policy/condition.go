@@ -126,7 +126,7 @@ func (cs *conditions) build(text string) (c *condition, err error) {
 	if err != nil {
 		canonical = text
 	}
-	if err := checkRegexes(parsed.NativeRep().Expr()); err != nil {
+	if err := checkTexts(parsed.NativeRep().Expr()); err != nil {
 		return nil, err
 	}
 	checked, issues := cs.env.Check(parsed)
@@ -145,16 +145,23 @@ func (cs *conditions) build(text string) (c *condition, err error) {
 	return c, nil
 }
 
-// checkRegexes refuses regular expressions that are large, or that are only
-// known when a call is judged: whoever writes the call's fields would choose
+// checkTexts refuses regular expressions that are large, and those and time
+// zones that are only known when a call is judged: whoever writes the call's fields would choose
 // how long its decision takes, and what it matches.
-func checkRegexes(root ast.Expr) error {
+func checkTexts(root ast.Expr) error {
 	var fault error
 	ast.PreOrderVisit(root, ast.NewExprVisitor(func(e ast.Expr) {
-		if e.Kind() != ast.CallKind || e.AsCall().FunctionName() != overloads.Matches || len(e.AsCall().Args()) == 0 {
+		if e.Kind() != ast.CallKind || len(e.AsCall().Args()) == 0 {
 			return
 		}
 		args := e.AsCall().Args()
+		if e.AsCall().IsMemberFunction() && isZoned(e.AsCall().FunctionName(), len(args)+1) && args[0].Kind() != ast.LiteralKind {
+			fault = errors.New("the condition is wrong: the time zone is not a plain text")
+			return
+		}
+		if e.AsCall().FunctionName() != overloads.Matches {
+			return
+		}
 		last := args[len(args)-1]
 		if last.Kind() != ast.LiteralKind {
 			fault = errors.New("the condition is wrong: the pattern of matches is not a plain text")

@@ -31,9 +31,44 @@ func (costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint6
 		for _, arg := range args {
 			total += textWeight(arg)
 		}
-		total += textWeight(result)
+		total += textWeight(result) + timeCost(function, len(args))
+	}
+	if types.IsError(result) {
+		total += errorCost
 	}
 	return &total
+}
+
+const (
+	// errorCost is what wording an error costs.
+	errorCost = 20
+	// parseCost is what reading a time or duration costs, and zoneCost what
+	// finding a time zone does.
+	parseCost, zoneCost = 50, 500
+)
+
+// timeCost is what a function of times costs besides its texts.
+func timeCost(function string, args int) uint64 {
+	switch {
+	case function == overloads.TypeConvertTimestamp || function == overloads.TypeConvertDuration:
+		return parseCost
+	case isZoned(function, args):
+		return zoneCost
+	default:
+		return 0
+	}
+}
+
+// isZoned tells whether a call is that of a time's part in a time zone.
+func isZoned(function string, args int) bool {
+	switch function {
+	case overloads.TimeGetFullYear, overloads.TimeGetMonth, overloads.TimeGetDayOfYear, overloads.TimeGetDayOfMonth,
+		overloads.TimeGetDate, overloads.TimeGetDayOfWeek, overloads.TimeGetHours, overloads.TimeGetMinutes,
+		overloads.TimeGetSeconds, overloads.TimeGetMilliseconds:
+		return args == 2
+	default:
+		return false
+	}
 }
 
 // bytesPerCost is how much of a text costs 1, as in CEL.

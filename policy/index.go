@@ -15,6 +15,8 @@ import (
 type trie struct {
 	root *node
 	dots bool // also split at dots: the patterns are of actions
+	// deeps is how many nodes are of **; they are numbered from 1.
+	deeps int
 }
 
 // node is one segment of one or more patterns.
@@ -23,6 +25,7 @@ type node struct {
 	below [2]*branch
 	// values are filed under the pattern that ends here.
 	values []uint32
+	deepID uint32
 }
 
 // branch are the segments that may follow a node behind one separator.
@@ -81,6 +84,10 @@ func (t *trie) place(pattern string) *node {
 			n.below[tok.sep] = &branch{}
 		}
 		n = n.below[tok.sep].child(tok)
+		if tok.kind == deepToken && n.deepID == 0 {
+			t.deeps++
+			n.deepID = uint32(t.deeps) //nolint:gosec // A policy has fewer patterns than that.
+		}
 	}
 	return n
 }
@@ -167,12 +174,30 @@ type walk struct {
 	// deep are the nodes of ** that have taken at least one segment; they take
 	// every further one, so a node stays here once it came.
 	deep []*node
+	// came has, by node.deepID, the walk in which a node came to deep: a list
+	// of thousands is not searched for each segment.
+	came []uint32
+	walk uint32
 }
+
+// begin starts a walk through t.
+func (w *walk) begin(t *trie) {
+	if len(w.came) <= t.deeps {
+		w.came = make([]uint32, t.deeps+1)
+	}
+	if w.walk++; w.walk == 0 {
+		clear(w.came)
+		w.walk = 1
+	}
+	w.now, w.deep = append(w.now[:0], t.root), w.deep[:0]
+}
+
+func (w *walk) isDeep(n *node) bool { return w.came[n.deepID] == w.walk }
 
 // find appends to out the values of every pattern that matches s. A value is
 // appended once for each such pattern it is filed under.
 func (t *trie) find(s string, w *walk, out []uint32) []uint32 {
-	w.now, w.deep = append(w.now[:0], t.root), w.deep[:0]
+	w.begin(t)
 	sep, start := slash, true
 	for more := true; more; start = false {
 		var segment string
@@ -198,7 +223,7 @@ func (t *trie) find(s string, w *walk, out []uint32) []uint32 {
 // stand for no segment.
 func (w *walk) zero(n *node, out []uint32) []uint32 {
 	for _, b := range &n.below {
-		if b == nil || b.deep == nil || slices.Contains(w.deep, b.deep) {
+		if b == nil || b.deep == nil || w.isDeep(b.deep) {
 			continue
 		}
 		out = append(out, b.deep.values...)
@@ -233,12 +258,13 @@ func (w *walk) follow(n *node, segment string, sep separator, start bool) {
 		if fits {
 			w.next = b.match(segment, w.next)
 		}
-		if b.deep == nil || slices.Contains(w.deep, b.deep) {
+		if b.deep == nil || w.isDeep(b.deep) {
 			continue
 		}
 		w.follow(b.deep, segment, sep, start)
 		if fits {
 			w.deep = append(w.deep, b.deep)
+			w.came[b.deep.deepID] = w.walk
 		}
 	}
 }

@@ -55,6 +55,8 @@ func naiveAny(words, list []string) bool {
 
 func naiveVerbClass(action string) policy.Risk {
 	words := naiveWords(action)
+	// ADR 6: a run of letters counts as one word too, whatever its capitals.
+	words = append(words, strings.FieldsFunc(strings.ToLower(action), func(r rune) bool { return r < 'a' || r > 'z' })...)
 	if naiveAny(words, naiveAdminWords) {
 		return policy.RiskAdmin
 	}
@@ -63,7 +65,7 @@ func naiveVerbClass(action string) policy.Risk {
 	}
 	tokens := naiveTokens(action, naiveActionSeparators)
 	last := naiveWords(tokens[len(tokens)-1].text)
-	if len(last) > 0 && slices.Contains(naiveReadWords, last[0]) && !naiveAny(words, naiveNotReadWords) {
+	if len(last) > 0 && slices.Contains(naiveReadWords, last[0]) && !naiveAny(naiveWords(action), naiveNotReadWords) {
 		return policy.RiskRead
 	}
 	return policy.RiskWrite

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -308,5 +309,21 @@ func TestGlobSiblings(t *testing.T) {
 	}
 	if got := tr.find(text, &walk{}, nil); !slices.Equal(got, []uint32{4711}) {
 		t.Errorf("found %v", got)
+	}
+}
+
+// A text of a thousand segments against hundreds of patterns full of ** is a
+// matter of milliseconds: the walk keeps sets, and does not search them.
+func BenchmarkWalkManyDeep(b *testing.B) {
+	t := newTrie(false)
+	for i := range 300 {
+		t.insert(strings.Repeat("**/a/*/", i%14+1)+"b"+strconv.Itoa(i), uint32(i))
+	}
+	text := strings.TrimSuffix(strings.Repeat("a/", 1024), "/")
+	var w walk
+	for b.Loop() {
+		if got := t.find(text, &w, nil); len(got) != 0 {
+			b.Fatal(got)
+		}
 	}
 }

@@ -25,6 +25,7 @@ func wordClass(word []byte) verbWord {
 
 type verbWord uint8
 
+// In the order in which they outdo each other.
 const (
 	verbOther  verbWord = iota
 	verbRead            // makes an action read where it is the first word of the last segment
@@ -60,7 +61,7 @@ func verbClass(action string) Risk {
 			}
 			class = wordClass(word[:end-i])
 		}
-		switch class {
+		switch class = max(class, runClass(action, i, end)); class {
 		case verbAdmin:
 			return RiskAdmin
 		case verbDelete:
@@ -82,6 +83,28 @@ func verbClass(action string) Risk {
 	default:
 		return RiskWrite
 	}
+}
+
+// runClass is the class of the letters from i on as one word, where its capitals
+// split it (its first word ends at end): deLete is delete for every tool that
+// does not mind case, and whoever writes the action chooses its capitals.
+func runClass(action string, i, end int) verbWord {
+	if end == len(action) || !isLetter(action[end]) || i > 0 && isLetter(action[i-1]) {
+		return verbOther // one word, which is judged as such, or not the first of its run
+	}
+	var run [longestVerb]byte
+	n := 0
+	for ; i < len(action) && isLetter(action[i]); i++ {
+		if n == longestVerb {
+			return verbOther
+		}
+		run[n] = action[i] | 0x20
+		n++
+	}
+	if class := wordClass(run[:n]); class >= verbDelete {
+		return class
+	}
+	return verbOther
 }
 
 // wordEnd is where the word that starts at i ends: before what is no letter,

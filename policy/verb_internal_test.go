@@ -48,7 +48,7 @@ func TestVerbClass(t *testing.T) {
 	tests := map[string]Risk{
 		"deleteLead": RiskDelete, "bulk_delete": RiskDelete, "wipe": RiskDelete, "HTTPDelete": RiskDelete, "Delete": RiskDelete,
 		"DELETE": RiskDelete, "leadDelete": RiskDelete, "delete2": RiskDelete, "v2delete": RiskDelete, "pulls.delete": RiskDelete,
-		"DELETELead": RiskDelete, "undelete": RiskWrite, "deleted": RiskWrite, "deLete": RiskWrite, "DELete": RiskWrite,
+		"DELETELead": RiskDelete, "undelete": RiskWrite, "deleted": RiskWrite, "deLete": RiskDelete, "DELete": RiskDelete, "leads.ReMove": RiskDelete, "aDMin": RiskAdmin, "gEt": RiskWrite,
 		"get": RiskRead, "getLead": RiskRead, "leads.list": RiskRead, "tools/call": RiskWrite, "list.leads": RiskWrite,
 		"get_and_set": RiskWrite, "getOrCreate": RiskWrite, "read.1": RiskWrite, "1.read": RiskRead, "1read": RiskRead, "_get": RiskRead,
 		"set.get": RiskWrite, "owner.read": RiskAdmin, "grantDelete": RiskAdmin, "delete.admin": RiskAdmin, "administrate": RiskWrite,
