@@ -206,6 +206,7 @@ func (s *GRPC) guard(service string, m grpc.MethodDesc) methodHandler {
 			if err := dec(v); err != nil {
 				return s.decoded(err)
 			}
+			place.arrived()
 			metrics.received.Inc()
 			return nil
 		}, interceptor)

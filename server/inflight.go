@@ -13,6 +13,11 @@ import (
 // sweepEvery bounds how often the slots are looked through while calls are shed.
 const sweepEvery = 100 * time.Millisecond
 
+// unreadPatience is how long a call may hold its slot, once slots have run out,
+// without sending its message: whoever sends headers alone takes no place from
+// those who ask.
+const unreadPatience = time.Second
+
 // inFlight counts the calls that were accepted and are not answered, from the
 // moment their headers arrive: a server that is short of CPU queues calls
 // before their handlers run, and that queue is what has to be bounded.
@@ -34,9 +39,13 @@ type inFlight struct {
 // slot is one accepted call's place and rides in its context.
 type slot struct {
 	context.Context
-	owner    *inFlight
-	index    uint32
-	begun    atomic.Bool
+	owner *inFlight
+	index uint32
+	begun atomic.Bool
+	// decoded is set once the whole message has come; unread is when a sweep
+	// first saw that it had not.
+	decoded  atomic.Bool
+	unread   atomic.Int64
 	released atomic.Bool
 }
 
@@ -110,14 +119,18 @@ func (f *inFlight) take() (uint32, bool) {
 	}
 }
 
-// sweep frees the slots of calls that ended before a handler saw them.
+// sweep frees the slots of calls that ended before a handler saw them, and of
+// those that keep their message back.
 func (f *inFlight) sweep() {
 	last, now := f.swept.Load(), f.now().UnixNano()
 	if now-last < int64(sweepEvery) || !f.swept.CompareAndSwap(last, now) {
 		return
 	}
 	for i := range f.slots {
-		if s := f.slots[i].Load(); s != nil && !s.begun.Load() && s.Err() != nil {
+		s := f.slots[i].Load()
+		switch {
+		case s == nil || s.decoded.Load():
+		case !s.begun.Load() && s.Err() != nil, !s.unread.CompareAndSwap(0, now) && now-s.unread.Load() > int64(unreadPatience):
 			s.release()
 		}
 	}
@@ -131,4 +144,11 @@ func begin(ctx context.Context) *slot {
 		s.begun.Store(true)
 	}
 	return s
+}
+
+// arrived marks that the whole message has come; on nil it does nothing.
+func (s *slot) arrived() {
+	if s != nil {
+		s.decoded.Store(true)
+	}
 }

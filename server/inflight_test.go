@@ -52,3 +52,34 @@ func TestSweep(t *testing.T) {
 		t.Error("begin finds the wrong slot")
 	}
 }
+
+// Whoever sends headers and keeps the message back loses the slot once others
+// need it; a call whose message has come keeps its own.
+func TestSweepOfUnsentMessages(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(100, 0)
+	f := newInFlight(2, []string{"/s/m"}, func() time.Time { return now }, func() {})
+	info := &tap.Info{FullMethodName: "/s/m"}
+	slots := make([]*slot, 2)
+	for i := range slots {
+		ctx, err := f.tap(t.Context(), info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slots[i] = begin(ctx)
+	}
+	slots[0].arrived()
+	for range 2 {
+		if _, err := f.tap(t.Context(), info); status.Code(err) != codes.ResourceExhausted {
+			t.Fatalf("a slot was lost too early: %v", err)
+		}
+		now = now.Add(unreadPatience)
+	}
+	now = now.Add(sweepEvery)
+	if _, err := f.tap(t.Context(), info); err != nil {
+		t.Errorf("the slot of an unsent message is still held: %v", err)
+	}
+	if slots[0].released.Load() || !slots[1].released.Load() {
+		t.Errorf("released %v, %v; want only the one without a message", slots[0].released.Load(), slots[1].released.Load())
+	}
+}

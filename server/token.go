@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -52,6 +53,9 @@ func LoadAdminToken(state string) (*AdminToken, error) {
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
 		return nil, fmt.Errorf("state directory %s has mode %#o: others may write to it; chmod 700 it", state, mode)
 	}
+	if err := ownedByUs(info, state); err != nil {
+		return nil, err
+	}
 	path := filepath.Join(state, AdminTokenFile)
 	text, err := readToken(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -67,7 +71,7 @@ func LoadAdminToken(state string) (*AdminToken, error) {
 }
 
 func readToken(path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return "", fmt.Errorf("read the admin token: %w", err)
 	}
@@ -80,6 +84,9 @@ func readToken(path string) (string, error) {
 		return "", fmt.Errorf("admin token %s has mode %v: others may read it; remove it, and a new one is made at the next start",
 			path, info.Mode())
 	}
+	if err := ownedByUs(info, path); err != nil {
+		return "", err
+	}
 	data, err := io.ReadAll(io.LimitReader(f, 1024))
 	if err != nil {
 		return "", fmt.Errorf("read the admin token: %w", err)
@@ -89,6 +96,16 @@ func readToken(path string) (string, error) {
 		return "", fmt.Errorf("admin token %s is too short; remove it, and a new one is made at the next start", path)
 	}
 	return text, nil
+}
+
+// ownedByUs refuses what somebody else made: its owner can read it and change
+// its mode at will.
+func ownedByUs(info os.FileInfo, path string) error {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int64(stat.Uid) != int64(os.Geteuid()) {
+		return fmt.Errorf("%s belongs to user %d, and the server runs as user %d; remove it, or name another state directory",
+			path, stat.Uid, os.Geteuid())
+	}
+	return nil
 }
 
 // writeToken puts a whole token at path or nothing: it is written under a name

@@ -146,3 +146,35 @@ func TestAdminTokenRace(t *testing.T) {
 		}
 	}
 }
+
+// What somebody else made, or points elsewhere, is not ours to trust.
+func TestAdminTokenRefusesForeignFiles(t *testing.T) {
+	t.Parallel()
+	elsewhere, state := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "state")
+	if _, err := server.LoadAdminToken(elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(elsewhere, server.AdminTokenFile), filepath.Join(state, server.AdminTokenFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.LoadAdminToken(state); err == nil {
+		t.Error("a token behind a symbolic link was taken")
+	}
+	if os.Geteuid() != 0 {
+		return // Only root can give files away.
+	}
+	for _, path := range []string{filepath.Join(elsewhere, server.AdminTokenFile), elsewhere} {
+		if err := os.Chown(path, 65534, -1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.LoadAdminToken(elsewhere); err == nil || !strings.Contains(err.Error(), "belongs to user 65534") {
+			t.Errorf("%s of another user: %v", path, err)
+		}
+		if err := os.Chown(path, 0, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

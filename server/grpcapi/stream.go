@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,7 +34,7 @@ func (a *API) AuthorizeStream(stream grpc.BidiStreamingServer[authzv1.AuthorizeS
 		}
 		return out.err
 	case <-a.cfg.Draining:
-		w.stop()
+		w.stop(stopPatience)
 		return status.Error(codes.Unavailable, "the server is shutting down; what was not answered was not decided, open a new stream")
 	}
 }
@@ -47,16 +49,29 @@ type streamWorker struct {
 	api    *API
 	stream grpc.ServerStream
 
-	// mu is held while a call is decided and answered; stopped is set under
-	// it, so that nothing is sent once the handler has returned.
+	// mu is held while a call is decided and answered, so that a drain can
+	// wait for it; once stopped is set, no further call is decided.
 	mu      sync.Mutex
-	stopped bool
+	stopped atomic.Bool
 }
 
-func (w *streamWorker) stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stopped = true
+// stopPatience is how long a drain waits for the answer under way.
+const stopPatience = time.Second
+
+// stop lets the answer under way out and no further one. A client that does
+// not read its answers holds one up for ever; when patience ends, the stream is
+// ended over it.
+func (w *streamWorker) stop(patience time.Duration) {
+	w.stopped.Store(true)
+	tick := time.NewTicker(patience / 100)
+	defer tick.Stop()
+	for range 100 {
+		if w.mu.TryLock() {
+			w.mu.Unlock()
+			return
+		}
+		<-tick.C
+	}
 }
 
 func (w *streamWorker) guarded(done chan<- outcome) {
@@ -88,7 +103,7 @@ func (w *streamWorker) run() error {
 func (w *streamWorker) answer(in *authzv1.AuthorizeStreamRequest, s *single) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stopped {
+	if w.stopped.Load() {
 		return nil
 	}
 	// A gateway that may ask no more ends its stream: an answer to this one
