@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -303,4 +304,39 @@ func TestWriterHoldsBack(t *testing.T) {
 	if out.Lines() != lines {
 		t.Errorf("%d lines", out.Lines())
 	}
+}
+
+// A reader that stands still is a fault like a full disk: told by Err, and
+// nobody but the first waits for it.
+func TestWriterTellsOfAStalledReader(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		w := obs.NewWriter(writerFunc(func(p []byte) (int, error) {
+			<-gate
+			return len(p), nil
+		}), nil)
+		line := append(bytes.Repeat([]byte("x"), 1<<20-1), '\n')
+		var err error
+		for range 32 {
+			if _, err = w.Write(line); err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, obs.ErrStalled) || !errors.Is(w.Err(), obs.ErrStalled) {
+			t.Errorf("write: %v, standing: %v", err, w.Err())
+		}
+		before := time.Now()
+		if _, err := w.Write([]byte("y\n")); !errors.Is(err, obs.ErrStalled) || !time.Now().Equal(before) {
+			t.Errorf("the next write: %v after %v", err, time.Since(before))
+		}
+		close(gate)
+		synctest.Wait()
+		if _, err := w.Write([]byte("z\n")); err != nil || w.Err() != nil {
+			t.Errorf("after the reader went on: %v, %v", err, w.Err())
+		}
+		if err := w.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -105,6 +105,8 @@ func (w *Writer) awaitRoom(n int) error {
 		}
 		w.mu.Lock()
 		if late {
+			// Until something could be written again, nobody else waits.
+			w.fault = ErrStalled
 			return ErrStalled
 		}
 	}
