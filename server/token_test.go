@@ -2,11 +2,13 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -162,6 +164,13 @@ func TestAdminTokenRefusesForeignFiles(t *testing.T) {
 	}
 	if _, err := server.LoadAdminToken(state); err == nil {
 		t.Error("a token behind a symbolic link was taken")
+	}
+	fifo := filepath.Join(t.TempDir(), "state")
+	if err := errors.Join(os.Mkdir(fifo, 0o700), syscall.Mkfifo(filepath.Join(fifo, server.AdminTokenFile), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.LoadAdminToken(fifo); err == nil {
+		t.Error("a pipe was taken for a token")
 	}
 	if os.Geteuid() != 0 {
 		return // Only root can give files away.

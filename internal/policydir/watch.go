@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -81,9 +82,12 @@ func (w Watch) loop(ctx context.Context, events <-chan fsnotify.Event, faults <-
 			if !errors.Is(err, fsnotify.ErrEventOverflow) {
 				w.Failed(err)
 			}
-		case _, ok := <-events:
+		case event, ok := <-events:
 			if !ok {
 				events = nil
+				continue
+			}
+			if !w.concerns(event) {
 				continue
 			}
 			if !w.settle(ctx, events) {
@@ -94,6 +98,16 @@ func (w Watch) loop(ctx context.Context, events <-chan fsnotify.Event, faults <-
 		add()
 		w.Changed(ctx)
 	}
+}
+
+// concerns tells whether an event is of a directory or of something in it:
+// what goes on beside it, such as a growing log, must not hold up a reload.
+func (w Watch) concerns(event fsnotify.Event) bool {
+	name := filepath.Clean(event.Name)
+	return slices.ContainsFunc(w.Dirs, func(dir string) bool {
+		dir = filepath.Clean(dir)
+		return name == dir || filepath.Dir(name) == dir
+	})
 }
 
 // settle waits until the directories are quiet; false if ctx ended first.
@@ -110,11 +124,13 @@ func (w Watch) settle(ctx context.Context, events <-chan fsnotify.Event) bool {
 			return true
 		case <-longest.C:
 			return true
-		case _, ok := <-events:
+		case event, ok := <-events:
 			if !ok {
 				return true
 			}
-			quiet.Reset(w.Quiet)
+			if w.concerns(event) {
+				quiet.Reset(w.Quiet)
+			}
 		}
 	}
 }
