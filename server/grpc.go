@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,8 @@ type GRPCConfig struct {
 	Metrics *GRPCMetrics
 	// Credentials are from [Credentials]. Needed.
 	Credentials credentials.TransportCredentials
+	// MaxReceive bounds a message in bytes; 0: 8 MiB.
+	MaxReceive int
 	// Unary and Stream run after the built-in interceptors.
 	Unary  []grpc.UnaryServerInterceptor
 	Stream []grpc.StreamServerInterceptor
@@ -127,7 +130,7 @@ func NewGRPC(cfg GRPCConfig) *GRPC {
 		grpc.Creds(cfg.Credentials),
 		grpc.ChainUnaryInterceptor(cfg.Unary...),
 		grpc.ChainStreamInterceptor(stream...),
-		grpc.MaxRecvMsgSize(maxReceive),
+		grpc.MaxRecvMsgSize(cmp.Or(cfg.MaxReceive, maxReceive)),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.ConnectionTimeout(10 * time.Second),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -59,9 +60,14 @@ func (a *App) buildDecider(context.Context) error {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})); err != nil {
 		return err
 	}
+	var told time.Time
 	a.decision = obs.NewWriter(a.deps.Stdout, func(err error) {
 		logFailures.Inc()
-		a.log.Error("the decision log cannot be written; no call is allowed until it can", slog.Any("error", err))
+		// It is tried twenty times a second; one line a minute is enough.
+		if now := a.deps.Now(); told.IsZero() || now.Sub(told) >= time.Minute {
+			told = now
+			a.log.Error("the decision log cannot be written; no call is allowed until it can", slog.Any("error", err))
+		}
 	})
 	recorder, err := obs.NewRecorder(obs.NewLineHandler(a.decision), a.reg)
 	if err != nil {
@@ -135,6 +141,10 @@ func (a *App) buildListeners(ctx context.Context) error {
 	return nil
 }
 
+// adminMaxReceive bounds what a caller can make the admin listener hold before
+// the token is looked at.
+const adminMaxReceive = 64 << 10
+
 func (a *App) buildServers(context.Context) error {
 	metrics, err := server.NewGRPCMetrics(a.reg)
 	if err != nil {
@@ -150,8 +160,9 @@ func (a *App) buildServers(context.Context) error {
 	})
 	a.admin = server.NewGRPC(server.GRPCConfig{
 		Logger: a.log, Metrics: metrics, Credentials: a.credentials(),
-		Unary:  []grpc.UnaryServerInterceptor{token.Unary},
-		Stream: []grpc.StreamServerInterceptor{token.Stream},
+		MaxReceive: adminMaxReceive,
+		Unary:      []grpc.UnaryServerInterceptor{token.Unary},
+		Stream:     []grpc.StreamServerInterceptor{token.Stream},
 	})
 	invalid := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "kelpie_invalid_requests_total", Help: "Requests refused as malformed, without a decision.",
