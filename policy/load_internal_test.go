@@ -76,6 +76,8 @@ func TestLoadRefuses(t *testing.T) {
 		"a null match":                             {"deny:\n  d: {match: ~}\n", "a.yaml:2:14: deny/d: no value"},
 		"a null in a list":                         {"scopes:\n  s: {actions: [~], resources: [x]}\n", "a.yaml:2:17: scopes/s: no value"},
 		"a blank reason":                           {"scopes:\n  s: {actions: [delete], resources: [x], risk: read, risk_reason: \" \"}\n", "a.yaml:2:67: scopes/s: risk_reason is a blank text"},
+		"a reason of joiners":                      {"agents:\n  a: {owner: o, networks: [any], grants: [{scope: s, unattended: \"\u200b\u2060\"}]}\nscopes:\n  s: {actions: [delete], resources: [x]}\n", "a.yaml:2:66: agents/a: unattended is a blank text"},
+		"a reason of fillers":                      {"approvals:\n  a: {match: {risk: [delete]}, approvers: [g], bind: path_only, bind_reason: \"\u3164\u2800\"}\napprovers:\n  g: {members: [m]}\n", "a.yaml:2:78: approvals/a: bind_reason is a blank text"},
 		"a blank owner":                            {"agents:\n  a: {owner: \"\\t\", networks: [any]}\n", "a.yaml:2:14: agents/a: owner is a blank text"},
 		"an empty text":                            {"deny:\n  d: {match: {}, message: \"\"}\n", "a.yaml:2:27: deny/d: message is an empty text"},
 		"an empty text in a list":                  {"scopes:\n  s: {actions: [\"\"], resources: [x]}\n", "a.yaml:2:17: scopes/s: actions is an empty text"},

@@ -230,6 +230,17 @@ func (s *strict) scalar(what string, n *yaml.Node, kind protoreflect.Kind) {
 	}
 }
 
+// isSeen tells whether a character leaves ink. The exceptions are letters and a
+// symbol by their class and blank in print: Braille blank and Hangul fillers.
+func isSeen(r rune) bool {
+	switch r {
+	case '\u2800', '\u115f', '\u1160', '\u3164', '\uffa0':
+		return false
+	default:
+		return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S)
+	}
+}
+
 // text refuses what YAML reads as something else than text, so that nobody
 // has to know that 1e3, 010 and 2026-01-01 are not.
 func (s *strict) text(what string, n *yaml.Node) {
@@ -237,8 +248,8 @@ func (s *strict) text(what string, n *yaml.Node) {
 		s.fault(n, what+" is an empty text", "leave it out, or write what it is")
 		return
 	}
-	// A reason of spaces would waive the guardrail or lower a risk without one.
-	if !s.requests && strings.TrimSpace(n.Value) == "" {
+	// A reason that nobody can see would waive the guardrail or lower a risk without one.
+	if !s.requests && !strings.ContainsFunc(n.Value, isSeen) {
 		s.fault(n, what+" is a blank text", "leave it out, or write what it is")
 		return
 	}
