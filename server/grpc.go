@@ -264,6 +264,17 @@ func (s *GRPC) logError(ctx context.Context, method string, err error) {
 // Draining is closed when streams should end.
 func (s *GRPC) Draining() <-chan struct{} { return s.draining }
 
+// SetServing reports how a service, and the server as a whole, stands. After
+// NotServing it changes nothing.
+func (s *GRPC) SetServing(serving bool, service string) {
+	standing := healthpb.HealthCheckResponse_NOT_SERVING
+	if serving {
+		standing = healthpb.HealthCheckResponse_SERVING
+	}
+	s.Health.SetServingStatus(service, standing)
+	s.Health.SetServingStatus("", standing)
+}
+
 // NotServing reports NOT_SERVING for every service from now on, and goes on serving.
 func (s *GRPC) NotServing() { s.Health.Shutdown() }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kelpie-authz/kelpie/internal/policydir"
+	"github.com/kelpie-authz/kelpie/pdp"
 	"github.com/kelpie-authz/kelpie/policy"
 	"github.com/kelpie-authz/kelpie/server/adminapi"
 )
@@ -167,6 +168,10 @@ func (s *policyStore) tried(sum [sha256.Size]byte) bool {
 func (s *policyStore) compile(docs *policydir.Dir) error {
 	now := s.now()
 	snap, err := policy.Compile(docs.Policy)
+	if err == nil {
+		// A limit that no limiter can keep would deny every call it matches.
+		err = pdp.CheckLimits(snap)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sum = docs.Sum()

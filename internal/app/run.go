@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 	"github.com/kelpie-authz/kelpie/internal/policydir"
 	"github.com/kelpie-authz/kelpie/server"
 )
@@ -35,6 +36,7 @@ func (a *App) Run(ctx context.Context) error {
 	group.Go(func() error { return a.serveGRPC("admin_addr", a.admin, a.listeners.admin) })
 	group.Go(func() error { return a.serveHTTP(a.listeners.health) })
 	group.Go(func() error { a.watch(watchCtx); return nil })
+	group.Go(func() error { a.tellHealth(watchCtx); return nil })
 	group.Go(func() error {
 		<-groupCtx.Done()
 		stopWatching()
@@ -49,6 +51,28 @@ func (a *App) Run(ctx context.Context) error {
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
 	return errors.Join(err, a.decision.Close(flushCtx), a.limiter.Close())
+}
+
+// healthEvery is how soon gRPC health follows the decision log.
+const healthEvery = 100 * time.Millisecond
+
+// tellHealth keeps gRPC health true: while the decision log cannot be written
+// every call is denied, and whoever balances load should look elsewhere.
+func (a *App) tellHealth(ctx context.Context) {
+	tick := time.NewTicker(healthEvery)
+	defer tick.Stop()
+	serving := true
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if now := a.decision.Err() == nil; now != serving {
+			serving = now
+			a.data.SetServing(serving, authzv1.AuthorizationService_ServiceDesc.ServiceName)
+		}
+	}
 }
 
 func (a *App) serveGRPC(key string, srv *server.GRPC, lis net.Listener) error {

@@ -163,6 +163,17 @@ func TestNoAllowWithoutALog(t *testing.T) {
 	if code, body := r.get(t, "/readyz"); code != 503 || !strings.Contains(body, "decision log") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
+	conn := dial(t, r.Addrs().GRPC.String(), nil)
+	health := func() healthpb.HealthCheckResponse_ServingStatus {
+		resp, err := healthpb.NewHealthClient(conn).Check(t.Context(),
+			&healthpb.HealthCheckRequest{Service: authzv1.AuthorizationService_ServiceDesc.ServiceName})
+		if err != nil {
+			t.Error(err)
+		}
+		return resp.GetStatus()
+	}
+	testkit.Eventually(t, "gRPC health NOT_SERVING", func() bool { return health() == healthpb.HealthCheckResponse_NOT_SERVING })
 	out.set(false)
+	testkit.Eventually(t, "gRPC health SERVING", func() bool { return health() == healthpb.HealthCheckResponse_SERVING })
 	testkit.Eventually(t, "ALLOW", func() bool { return r.ask(t, c) == allow })
 }
