@@ -22,7 +22,7 @@ func newCheck(env *Env) *cobra.Command {
 		Short: "Ask whether one call may go through",
 		Long: "Ask whether one call may go through: of a policy directory (--policy), with fresh limits, or of a\n" +
 			"running server (--server), which charges its limits unless --dry-run is given.\n\n" +
-			"Exit code: 0 ALLOW, 3 DENY, 4 REQUIRE_APPROVAL, 1 no decision. A dry run exits as the decision would be.",
+			"Exit code: 0 ALLOW, 3 DENY, 4 REQUIRE_APPROVAL, 1 no decision. A dry run that would be ALLOW exits with 5.",
 		Example: "  kelpie check --policy examples/revops \\\n" +
 			"    --agent lead-router --action read --resource salesforce/leads/42 --ip 10.8.0.5",
 		Args: flagsOnly,
@@ -62,7 +62,7 @@ func runCheck(cmd *cobra.Command, env *Env, f *callFlags) error {
 	if err := p.done(); err != nil {
 		return err
 	}
-	return exitFor(resp)
+	return exitFor(resp, f.dryRun)
 }
 
 // verdict is the decision, or what a dry run would have decided.
@@ -73,9 +73,18 @@ func verdict(resp *authzv1.AuthorizeResponse) authzv1.Decision {
 	return resp.GetDecision()
 }
 
-func exitFor(resp *authzv1.AuthorizeResponse) error {
-	switch verdict(resp) {
+// exitFor is the exit code of an answer. A dry run never exits like an ALLOW,
+// so that a flag left in a script opens no door.
+func exitFor(resp *authzv1.AuthorizeResponse, dryRun bool) error {
+	decision := resp.GetDecision()
+	if dryRun {
+		decision = resp.GetWouldBe()
+	}
+	switch decision {
 	case authzv1.Decision_DECISION_ALLOW:
+		if dryRun {
+			return exitError(ExitDryRun)
+		}
 		return nil
 	case authzv1.Decision_DECISION_DENY:
 		return exitError(ExitDeny)

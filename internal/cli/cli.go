@@ -28,6 +28,9 @@ const (
 	ExitError           = 1
 	ExitDeny            = 3
 	ExitRequireApproval = 4
+	// ExitDryRun is a dry run that would be ALLOW: nothing was charged, so the
+	// call must not go through on it.
+	ExitDryRun = 5
 )
 
 // Env is everything that a command takes from its surroundings. All fields are

@@ -72,7 +72,7 @@ func TestOutput(t *testing.T) {
 		{"check_approval_json", args("check --json --policy "+revops, erase), cli.ExitRequireApproval},
 		{"check_json", args("check --json --policy "+revops, read), cli.ExitOK},
 		{"check_dry_run", args("check --dry-run --policy "+revops, erase), cli.ExitRequireApproval},
-		{"check_dry_run_json", args("check --dry-run --json --policy "+revops, read), cli.ExitOK},
+		{"check_dry_run_json", args("check --dry-run --json --policy "+revops, read), cli.ExitDryRun},
 		{"check_parameters", args("check --policy "+revops, call("refund-bot", "create", "stripe/refunds", "10.8.0.5", "--parameters", `{"amount":820}`)), cli.ExitRequireApproval},
 		{"check_context", args("check --policy "+revops, call("ticket-triage", "create", "zendesk/tickets/9/comments", "198.51.100.20", "--context", `{"channel":"email"}`)), cli.ExitOK},
 		{"check_incomplete", args("check --agent a --policy " + revops), cli.ExitError},

@@ -33,7 +33,7 @@ func TestServerIsAsked(t *testing.T) {
 		{"allow", args("check "+at, call("lead-router", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitOK, "ALLOW  ok\n"},
 		{"deny", args("check "+at, call("nobody", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitDeny, "DENY  agent_unknown\n"},
 		{"approval", args("check "+at, call("data-cleaner", "delete", "salesforce/leads/42", "10.8.0.5")), cli.ExitRequireApproval, "approvals/destructive: 1 of security"},
-		{"dry run", args("check --dry-run "+at, call("lead-router", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitOK, "dry run: nothing was charged"},
+		{"dry run", args("check --dry-run "+at, call("lead-router", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitDryRun, "dry run: nothing was charged"},
 		{"explain", args("explain "+at, call("nobody", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitOK, "identity"},
 		{"json", args("check --json "+at, call("lead-router", "read", "salesforce/leads/42", "10.8.0.5", "--request-id", "r-7")), cli.ExitOK, `"request_id": "r-7"`},
 		{"malformed", args("check "+at, call("lead-router", "read", "salesforce//leads", "10.8.0.5")), cli.ExitError, "resource"},
@@ -60,10 +60,10 @@ func TestServerCharges(t *testing.T) {
 		args []string
 		code int
 	}{
-		{dry, cli.ExitOK},
-		{dry, cli.ExitOK},
-		{dry, cli.ExitOK},
-		{dry, cli.ExitOK},
+		{dry, cli.ExitDryRun},
+		{dry, cli.ExitDryRun},
+		{dry, cli.ExitDryRun},
+		{dry, cli.ExitDryRun},
 		{refund, cli.ExitOK},
 		{refund, cli.ExitOK},
 		{refund, cli.ExitOK},
