@@ -38,4 +38,6 @@ if [[ -n $without ]]; then
   # shellcheck disable=SC2086 # one argument per package
   go test -race -timeout="$timeout" $without || status=1
 fi
+# What passes is silent; how many questions went through every door is worth a line.
+go test -race -v -count=1 -run '^TestParity' ./internal/cli | grep -E 'tests ran|^(ok|FAIL|---)' || status=1
 exit $status

@@ -28,7 +28,8 @@ func measureDecide(ctx context.Context, _ *environment) ([]row, error) {
 		name  string
 		shape shape
 	}{
-		{"100 agents, 1,000 grants", shape{agents: 100, scopes: 1000, scopesPerAgent: 10}},
+		{"100 agents, 100 grants", shape{agents: 100, scopes: 100, scopesPerAgent: 1}},
+		{"100 agents, 10,000 grants", shape{agents: 100, scopes: 1000, scopesPerAgent: 100}},
 		{"10,000 agents, 100,000 grants", shape{agents: 10000, scopes: 1000, scopesPerAgent: 10}},
 		{"100 agents, 1,000,000 grants", shape{agents: 100, scopes: 10000, scopesPerAgent: 10000}},
 	}

@@ -181,9 +181,20 @@ func measureReload(ctx context.Context, env *environment) ([]row, error) {
 		if err := os.WriteFile(base, edited, 0o600); err != nil {
 			return nil, fmt.Errorf("edit the policy: %w", err)
 		}
+		before, err := env.version(ctx, s)
+		if err != nil {
+			return nil, err
+		}
 		busy, err := env.load(ctx, s, 16, env.opt.span)
 		if err != nil {
 			return nil, err
+		}
+		after, err := env.version(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		if after == before {
+			return nil, fmt.Errorf("%w: the edited policy did not come into force within %v", errWrongAnswer, env.opt.span)
 		}
 		pairs = append(pairs, pair{ours: busy, theirs: quiet})
 	}
@@ -196,6 +207,20 @@ func measureReload(ctx context.Context, env *environment) ([]row, error) {
 		ours: p99(func(p pair) sample { return p.ours }), theirs: p99(func(p pair) sample { return p.theirs }),
 		budget: "<= 2 x", score: atMost(ratio, reloadRatio),
 	}}, nil
+}
+
+// version is the policy_version that answers carry now.
+func (e *environment) version(ctx context.Context, s *server) (string, error) {
+	conn, err := s.dial()
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	resp, err := authzv1.NewAuthorizationServiceClient(conn).Authorize(ctx, e.request(0))
+	if err != nil {
+		return "", fmt.Errorf("ask for the policy version: %w", err)
+	}
+	return resp.GetPolicyVersion(), nil
 }
 
 // measureStart takes the time from starting the process to its first answer.
