@@ -11,7 +11,7 @@ import (
 //
 // Record is called before the answer leaves, by many goroutines at once. An
 // error (or a panic) turns an ALLOW into DENY audit_unavailable, so that no
-// call goes through unrecorded; other decisions stay as they are. The Record
+// call goes through that the Recorder did not take; other decisions stay as they are. The Record
 // and its slices belong to the caller and are valid during the call only; its
 // strings may be kept.
 type Recorder interface {

@@ -36,8 +36,8 @@ type Sources struct {
 	// environment. A variable that is set to nothing counts as not set, since
 	// deployment tools leave such behind.
 	Lookup func(name string) (string, bool)
-	// Flags are the flags that were given, by key ([Key.Name]), as text. A
-	// flag that was given counts even if it is empty or zero.
+	// Flags are the flags that were given, by key ([Key.Name]), as text. An
+	// empty or zero one means the default, as everywhere.
 	Flags map[string]string
 }
 

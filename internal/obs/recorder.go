@@ -53,7 +53,7 @@ func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, er
 			Name: "kelpie_dry_runs_total", Help: "Dry runs decided.",
 		}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "kelpie_decision_log_lost_total", Help: "Decisions that could not be logged; no ALLOW is among them.",
+			Name: "kelpie_decision_log_lost_total", Help: "Decisions that were refused by the log; no ALLOW left for them.",
 		}),
 	}
 	for _, reason := range pdp.AllReasons() {

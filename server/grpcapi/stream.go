@@ -20,7 +20,8 @@ import (
 // held back by the stream's own flow control.
 //
 // At a drain the stream ends with UNAVAILABLE after the call under way was
-// answered; calls that were not answered were not decided.
+// answered, or after a second if the client does not take that answer; later
+// calls were not decided.
 func (a *API) AuthorizeStream(stream grpc.BidiStreamingServer[authzv1.AuthorizeStreamRequest, authzv1.AuthorizeStreamResponse]) error {
 	w := &streamWorker{api: a, stream: stream}
 	done := make(chan outcome, 1)
@@ -35,7 +36,7 @@ func (a *API) AuthorizeStream(stream grpc.BidiStreamingServer[authzv1.AuthorizeS
 		return out.err
 	case <-a.cfg.Draining:
 		w.stop(stopPatience)
-		return status.Error(codes.Unavailable, "the server is shutting down; what was not answered was not decided, open a new stream")
+		return status.Error(codes.Unavailable, "the server is shutting down; no further call was decided, open a new stream")
 	}
 }
 
