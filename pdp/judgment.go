@@ -41,6 +41,8 @@ type judgment struct {
 	// granted is the reason of an ALLOW: ok, ok_approved or ok_grant.
 	granted   Reason
 	malformed bool
+	// unmapped says that nothing tells what the call is: only agent and address are judged.
+	unmapped bool
 	// spoiled means that a panic left the buffers in an unknown state.
 	spoiled bool
 	rec     Record
@@ -68,20 +70,25 @@ func (s *Service) open(ctx context.Context, j *judgment) error {
 // begin starts on one request after open. The error is that of a malformed
 // request. The judgment is new, or was released since its last request.
 func (s *Service) begin(ctx context.Context, j *judgment, req *Request, dec *Decision) *InvalidError {
+	s.assign(j, req, dec)
+	return s.validateContained(ctx, j)
+}
+
+// assign makes the judgment one of this request, of which nothing is checked yet.
+func (s *Service) assign(j *judgment, req *Request, dec *Decision) {
 	j.req, j.dec = req, dec
 	j.id, j.found, j.charged = Identity{}, ApprovalStatus{}, nil
 	j.verdict.Risk = policy.RiskNone
-	j.reached, j.granted, j.malformed = VerdictNone, ReasonOK, false
+	j.reached, j.granted, j.malformed, j.unmapped = VerdictNone, ReasonOK, false, false
 	dec.reset()
 	dec.ID = s.newID(j.now)
 	dec.PolicyVersion = j.snap.Version()
 	dec.RequestID = req.RequestID
-	return s.validateContained(ctx, j)
 }
 
 func (s *Service) validateContained(ctx context.Context, j *judgment) *InvalidError {
 	defer s.contain(ctx, j)
-	bad := s.validate(j.req, &j.call)
+	bad := s.validate(j.req, &j.call, j.unmapped)
 	j.call.Now = j.now
 	return bad
 }
@@ -184,8 +191,12 @@ func (s *Service) checkIdentity(ctx context.Context, j *judgment) error {
 // revoked stands between suspension and network in the order of the checks, so
 // it gives way only to the checks before it.
 func (s *Service) checkPolicy(j *judgment) {
-	j.snap.Decide(&j.call, &j.verdict)
 	v := &j.verdict
+	if j.unmapped {
+		j.snap.DecideUnmapped(&j.call, v)
+	} else {
+		j.snap.Decide(&j.call, v)
+	}
 	for _, sh := range v.Shadow {
 		j.dec.Shadow = append(j.dec.Shadow, ShadowOutcome{Rule: sh.Rule, Verdict: verdictOf(sh.Outcome), Reason: sh.Reason})
 	}

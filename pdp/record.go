@@ -48,6 +48,9 @@ type Record struct {
 	SessionID string
 	RunID     string
 	Tool      Tool
+	// Origin is the HTTP request that the call was made of; its texts are cut
+	// to a bounded length and may hold any bytes.
+	Origin Origin
 	// Cost as given; 0 if absent.
 	Cost float64
 	// ParametersDigest is the hex SHA-256 of the parameters' bytes as they
@@ -87,13 +90,16 @@ func (j *judgment) fillRecord(latency time.Duration) {
 		Time: j.now, DecisionID: dec.ID, Gateway: req.Gateway,
 		Agent: j.call.Agent, Subject: j.call.Subject, Action: req.Action, Resource: req.Resource,
 		SourceIP: j.sourceIP(), RequestID: req.RequestID, SessionID: req.SessionID, RunID: req.RunID,
-		Tool: req.Tool, Cost: req.Cost,
+		Tool: req.Tool, Origin: req.Origin, Cost: req.Cost,
 		ParametersDigest: digestOf(req.ParametersJSON), ParametersState: req.ParametersState,
 		Verdict: j.reached, Reason: dec.Reason, Message: dec.Message, Matched: dec.Matched,
 		Risk: j.verdict.Risk.String(), PolicyVersion: dec.PolicyVersion,
 		Limits: dec.Limits, Shadow: dec.Shadow, Warnings: dec.Warnings,
 		ApprovalID: j.found.ID, ApprovalDigest: j.ask.Digest,
 		Latency: latency, DryRun: req.DryRun,
+	}
+	if j.rec.Origin.Method != "" || j.rec.Origin.Path != "" {
+		cut(&j.rec.Origin.Method, &j.rec.Origin.Host, &j.rec.Origin.Path)
 	}
 	if j.malformed {
 		j.rec.Agent, j.rec.Subject = req.Agent, req.Subject
@@ -125,10 +131,12 @@ func digestOf(parameters []byte) string {
 }
 
 func (r *Record) cut() {
-	for _, field := range []*string{
-		&r.Agent, &r.Subject, &r.Action, &r.Resource, &r.SourceIP,
-		&r.RequestID, &r.SessionID, &r.RunID, &r.Tool.Server, &r.Tool.Name,
-	} {
+	cut(&r.Agent, &r.Subject, &r.Action, &r.Resource, &r.SourceIP,
+		&r.RequestID, &r.SessionID, &r.RunID, &r.Tool.Server, &r.Tool.Name)
+}
+
+func cut(fields ...*string) {
+	for _, field := range fields {
 		if len(*field) > maxMalformedBytes {
 			*field = (*field)[:maxMalformedBytes]
 		}

@@ -33,6 +33,17 @@ type Request struct {
 	DryRun bool
 	// Gateway is who asks, as the door established it; for the record.
 	Gateway string
+	// Origin is the HTTP request that the call was made of, for the record; zero if it was none.
+	Origin Origin
+}
+
+// Origin is an HTTP request that became a call. It may hold any bytes.
+type Origin struct {
+	// Route is the id of the route that made the call of it, http/NAME; "" if none did.
+	Route        string
+	Method, Host string
+	// Path is without its query, which can hold secrets, and as it came.
+	Path string
 }
 
 // Tool names a tool and the server that offers it.

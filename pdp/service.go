@@ -50,6 +50,7 @@ type Service struct {
 	cfg   Config
 	lone  sync.Pool // *loneCall
 	batch sync.Pool // *batchCall
+	http  sync.Pool // *httpCall
 	table atomic.Pointer[limitTable]
 }
 
@@ -72,6 +73,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg}
 	s.lone.New = func() any { return new(loneCall) }
 	s.batch.New = func() any { return new(batchCall) }
+	s.http.New = func() any { return new(httpCall) }
 	return s, nil
 }
 

@@ -9,18 +9,16 @@ import (
 const maxTextBytes = 256
 
 // validate checks the syntax of every field and fills the call. It returns the
-// first field that is malformed, in the order of the wire's fields, or nil.
-func (s *Service) validate(req *Request, call *policy.Call) *InvalidError {
+// first field that is malformed, in the order of the wire's fields, or nil. An
+// unmapped call has no action and no resource.
+func (s *Service) validate(req *Request, call *policy.Call, unmapped bool) *InvalidError {
 	if req.Agent != "" || s.cfg.Identifier == nil {
 		if err := policy.CheckAgent(req.Agent); err != nil {
 			return invalid("agent", err)
 		}
 	}
-	if err := policy.CheckAction(req.Action); err != nil {
-		return invalid("action", err)
-	}
-	if err := policy.CheckResource(req.Resource); err != nil {
-		return invalid("resource", err)
+	if bad := validateCall(req, unmapped); bad != nil {
+		return bad
 	}
 	addr, err := policy.ParseSourceIP(req.SourceIP)
 	if err != nil {
@@ -47,6 +45,19 @@ func (s *Service) validate(req *Request, call *policy.Call) *InvalidError {
 	call.Subject, call.SessionID, call.RunID = req.Subject, req.SessionID, req.RunID
 	call.Tool.Server, call.Tool.Name = req.Tool.Server, req.Tool.Name
 	call.Parameters, call.Context = params, req.Context
+	return nil
+}
+
+func validateCall(req *Request, unmapped bool) *InvalidError {
+	if unmapped {
+		return nil
+	}
+	if err := policy.CheckAction(req.Action); err != nil {
+		return invalid("action", err)
+	}
+	if err := policy.CheckResource(req.Resource); err != nil {
+		return invalid("resource", err)
+	}
 	return nil
 }
 

@@ -43,6 +43,7 @@ func compileSource(src *source, r *report) *Snapshot {
 	c.compileAgents()
 	c.indexRules()
 	c.checkMatchAgents()
+	c.compileHTTP()
 	c.s.version = c.canon.sum()
 	return c.s
 }

@@ -79,6 +79,25 @@ func (s *Snapshot) Decide(c *Call, v *Verdict) {
 	}
 }
 
+// DecideUnmapped judges a call of which only agent and address are known,
+// because nothing in the policy says what it is: identity, suspension and
+// network, and then no scope covers it. It never allows.
+func (s *Snapshot) DecideUnmapped(c *Call, v *Verdict) {
+	v.reset(s)
+	st := &v.state
+	st.agent = s.findAgent(c.Agent, &st.walk)
+	switch {
+	case st.agent == nil:
+		v.deny(ReasonAgentUnknown)
+	case st.agent.suspended:
+		v.deny(ReasonAgentSuspended)
+	case !s.networks.admits(st.agent.networks, c.SourceIP):
+		v.deny(ReasonIPNotAllowed)
+	default:
+		v.deny(ReasonNoMatchingScope)
+	}
+}
+
 // prepare finds what the checks look at: the agent, its grants of the scopes
 // that cover the call, the call's risk, the rules it may meet. It tells
 // whether the agent is known.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -68,27 +69,7 @@ func (s *source) readDocument(doc Document, r *report) {
 // merge adds what a document defines, and notes what another defined before.
 func (s *source) merge(d *document, p *policyv1.Policy, r *report) {
 	for section, names := range pairs(d.root) {
-		if names.Kind != yaml.MappingNode {
-			continue
-		}
-		known := s.places[section.Value]
-		if known == nil {
-			known = make(map[string]place, len(names.Content)/2)
-			s.places[section.Value] = known
-		}
-		for key, value := range pairs(names) {
-			first, twice := known[key.Value]
-			if !twice {
-				known[key.Value] = place{d, key, value}
-				continue
-			}
-			if first.doc == d {
-				continue // told when the document was read
-			}
-			r.add(d.at(key), section.Value+"/"+key.Value,
-				fmt.Sprintf("defined here and at %s:%d:%d", first.doc.name, first.key.Line, first.key.Column),
-				"keep one of them")
-		}
+		s.register(d, section.Value, names, r)
 	}
 	mergeMap(&s.policy.Scopes, p.GetScopes())
 	mergeMap(&s.policy.Networks, p.GetNetworks())
@@ -98,6 +79,66 @@ func (s *source) merge(d *document, p *policyv1.Policy, r *report) {
 	mergeMap(&s.policy.Approvers, p.GetApprovers())
 	mergeMap(&s.policy.Approvals, p.GetApprovals())
 	mergeMap(&s.policy.Deny, p.GetDeny())
+	s.mergeHTTP(p.GetHttp())
+}
+
+// register keeps where the entries of a section stand, and notes those that
+// stand somewhere else already.
+func (s *source) register(d *document, section string, names *yaml.Node, r *report) {
+	if names.Kind != yaml.MappingNode {
+		return
+	}
+	known := s.places[section]
+	if known == nil {
+		known = make(map[string]place, len(names.Content)/2)
+		s.places[section] = known
+	}
+	for key, value := range pairs(names) {
+		if section == httpSection && key.Value == "routes" {
+			s.register(d, httpRoutes, value, r)
+			continue
+		}
+		first, twice := known[key.Value]
+		if !twice {
+			known[key.Value] = place{d, key, value}
+			continue
+		}
+		if first.doc == d {
+			continue // told when the document was read
+		}
+		r.add(d.at(key), strings.TrimSuffix(section, "/routes")+"/"+key.Value,
+			fmt.Sprintf("defined here and at %s:%d:%d", first.doc.name, first.key.Line, first.key.Column),
+			"keep one of them")
+	}
+}
+
+// Names of the section that is no map: its own, and that of the routes in it.
+const (
+	httpSection = "http"
+	httpRoutes  = "http/routes"
+)
+
+// mergeHTTP adds what another document says of HTTP requests; what is said
+// twice was noted by register.
+func (s *source) mergeHTTP(from *policyv1.HTTP) {
+	into := s.policy.GetHttp()
+	if into == nil || from == nil {
+		if from != nil {
+			s.policy.Http = from
+		}
+		return
+	}
+	if len(into.GetAgentFrom()) == 0 {
+		into.AgentFrom = from.GetAgentFrom()
+	}
+	if len(into.GetSubjectFrom()) == 0 {
+		into.SubjectFrom = from.GetSubjectFrom()
+	}
+	if into.GetSourceIp() == nil {
+		into.SourceIp = from.GetSourceIp()
+	}
+	into.RequestBodies = cmp.Or(into.GetRequestBodies(), from.GetRequestBodies())
+	mergeMap(&into.Routes, from.GetRoutes())
 }
 
 // mergeMap adds what from holds; the first definition of a name stays.

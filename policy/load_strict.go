@@ -85,14 +85,11 @@ func (s *strict) entries(key, n *yaml.Node, field protoreflect.FieldDescriptor) 
 		return
 	}
 	outer := s.rule
-	if outer == "" {
-		s.unique(n, key.Value+"/")
-	} else {
-		s.unique(n, "")
-	}
+	section := s.section(key, field)
+	s.unique(n, section)
 	for name, value := range pairs(n) {
-		if outer == "" {
-			s.rule = key.Value + "/" + name.Value
+		if section != "" {
+			s.rule = section + name.Value
 		}
 		if !s.isRefused(name) && s.isKind(name, yaml.ScalarNode, "a name in "+key.Value) {
 			s.text("a name in "+key.Value, name)
@@ -102,6 +99,19 @@ func (s *strict) entries(key, n *yaml.Node, field protoreflect.FieldDescriptor) 
 		}
 	}
 	s.rule = outer
+}
+
+// section is what stands before the names of a mapping whose entries are the
+// rules that faults are told with, and "" for any other mapping.
+func (s *strict) section(key *yaml.Node, field protoreflect.FieldDescriptor) string {
+	switch {
+	case s.rule == "":
+		return key.Value + "/"
+	case field.FullName() == "kelpie.policy.v1.HTTP.routes":
+		return httpSection + "/"
+	default:
+		return ""
+	}
 }
 
 // items walks a list.
@@ -168,9 +178,15 @@ func (s *strict) value(what string, n *yaml.Node, field protoreflect.FieldDescri
 			s.free(what, n, 1)
 		}
 	default:
-		if s.isKind(n, yaml.MappingNode, what) {
-			s.fields(n, message)
+		if !s.isKind(n, yaml.MappingNode, what) {
+			return
 		}
+		outer := s.rule
+		if outer == "" {
+			s.rule = what
+		}
+		s.fields(n, message)
+		s.rule = outer
 	}
 }
 

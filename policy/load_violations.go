@@ -32,6 +32,9 @@ func (d *reader) addViolations(err error) {
 			rule = path[0] + "/" + path[1]
 		}
 		at, found := index[rule]
+		if rule == httpSection+"/routes" && len(path) > 2 {
+			rule = httpSection + "/" + path[2]
+		}
 		pos := position{d.file, d.root.Line, d.root.Column}
 		switch {
 		case found:

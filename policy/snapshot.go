@@ -38,6 +38,8 @@ type Snapshot struct {
 	guardrail Requirement
 	fallback  *limitRule
 	specs     []*LimitSpec
+
+	http *HTTP // nil: the policy says nothing of HTTP requests
 }
 
 // agent is what one key of agents holds.

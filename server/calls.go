@@ -69,6 +69,18 @@ func (m *methodMetrics) ended(err error) {
 	m.handled[code].Inc()
 }
 
+// failed counts the end of a call that failed, and is what the caller gets: the
+// error, or the answer in its place.
+func (m *methodMetrics) failed(answer func(error) any, err error) (any, error) {
+	if answer == nil {
+		m.ended(err)
+		return nil, err
+	}
+	m.ended(nil)
+	m.sent.Inc()
+	return answer(err), nil
+}
+
 // countedStream counts a stream's messages, and what cannot be decoded.
 type countedStream struct {
 	grpc.ServerStream

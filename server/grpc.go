@@ -60,6 +60,12 @@ type GRPCConfig struct {
 	// neither set, nothing is shed.
 	Counted     []string
 	MaxInFlight int
+	// Answers are unary methods, by full name, that answer where others fail:
+	// what a call gets in place of the gRPC error, also one that no handler saw.
+	Answers map[string]func(error) any
+	// Undecodable tells whether a message that could not be decoded goes to
+	// its handler all the same, emptied by this function. Nil: none does.
+	Undecodable func(v any) bool
 }
 
 // GRPC is a gRPC server with bounds, interceptors, health and reflection.
@@ -73,6 +79,7 @@ type GRPC struct {
 	log      *slog.Logger
 	metrics  *GRPCMetrics
 	inFlight *inFlight
+	answers  map[string]func(error) any
 	draining chan struct{}
 }
 
@@ -120,6 +127,7 @@ func NewGRPC(cfg GRPCConfig) *GRPC {
 		Health:   health.NewServer(),
 		log:      cfg.Logger,
 		metrics:  cfg.Metrics,
+		answers:  cfg.Answers,
 		draining: make(chan struct{}),
 	}
 	stream := append([]grpc.StreamServerInterceptor{
@@ -140,7 +148,13 @@ func NewGRPC(cfg GRPCConfig) *GRPC {
 	}
 	if cfg.MaxInFlight > 0 && len(cfg.Counted) > 0 {
 		s.inFlight = newInFlight(cfg.MaxInFlight, cfg.Counted, time.Now, s.metrics.shed.Inc)
+		for method := range cfg.Answers {
+			s.inFlight.answers[method] = true
+		}
 		opts = append(opts, grpc.InTapHandle(s.inFlight.tap))
+	}
+	if cfg.Undecodable != nil {
+		opts = append(opts, grpc.ForceServerCodecV2(newCodec(cfg.Undecodable, s.metrics.undecodable.Inc)))
 	}
 	s.Server = grpc.NewServer(opts...)
 	healthpb.RegisterHealthServer(s.Server, s.Health)
@@ -181,15 +195,13 @@ type methodHandler = func(srv any, ctx context.Context, dec func(any) error, int
 // interceptor would cost each call two allocations.
 func (s *GRPC) guard(service string, m grpc.MethodDesc) methodHandler {
 	metrics := s.metrics.calls.of("unary", service, m.MethodName)
+	answer := s.answers["/"+service+"/"+m.MethodName]
 	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (out any, err error) {
 		metrics.started.Inc()
 		place := begin(ctx)
-		if err := ctx.Err(); err != nil {
+		if err := s.unheard(ctx); err != nil {
 			place.release()
-			s.metrics.expired.Inc()
-			err = status.FromContextError(err).Err()
-			metrics.ended(err)
-			return nil, err
+			return metrics.failed(answer, err)
 		}
 		ctx, end := bound(ctx, maxCall)
 		defer func() {
@@ -198,11 +210,12 @@ func (s *GRPC) guard(service string, m grpc.MethodDesc) methodHandler {
 			}
 			end()
 			place.release()
-			metrics.ended(err)
 			if err != nil {
 				s.logError(ctx, m.MethodName, err)
+				out, err = metrics.failed(answer, err)
 				return
 			}
+			metrics.ended(nil)
 			metrics.sent.Inc()
 		}()
 		return m.Handler(srv, ctx, func(v any) error {
@@ -214,6 +227,18 @@ func (s *GRPC) guard(service string, m grpc.MethodDesc) methodHandler {
 			return nil
 		}, interceptor)
 	}
+}
+
+// unheard is why a call is not looked at: it was shed, or its deadline passed.
+func (s *GRPC) unheard(ctx context.Context) error {
+	if err, shed := ctx.Value(shedKey{}).(error); shed {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		s.metrics.expired.Inc()
+		return status.FromContextError(err).Err()
+	}
+	return nil
 }
 
 // guardStream counts a stream's messages and logs how it failed.

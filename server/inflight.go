@@ -29,6 +29,7 @@ const unreadPatience = time.Second
 // but costs every call seven allocations and a copy of its metadata.
 type inFlight struct {
 	methods map[string]bool
+	answers map[string]bool // methods that answer that they were shed
 	free    chan uint32
 	slots   []atomic.Pointer[slot]
 	swept   atomic.Int64
@@ -51,6 +52,9 @@ type slot struct {
 
 type slotKey struct{}
 
+// shedKey is that of the error of a call that was shed and answers so itself.
+type shedKey struct{}
+
 // Value implements context.Context.
 func (s *slot) Value(key any) any {
 	if key == (slotKey{}) {
@@ -70,6 +74,7 @@ func (s *slot) release() {
 func newInFlight(limit int, methods []string, now func() time.Time, shed func()) *inFlight {
 	f := &inFlight{
 		methods: make(map[string]bool, len(methods)),
+		answers: map[string]bool{},
 		free:    make(chan uint32, limit),
 		slots:   make([]atomic.Pointer[slot], limit),
 		now:     now,
@@ -96,8 +101,12 @@ func (f *inFlight) tap(ctx context.Context, info *tap.Info) (context.Context, er
 	index, ok := f.take()
 	if !ok {
 		f.shed()
-		return nil, status.Errorf(codes.ResourceExhausted,
+		err := status.Errorf(codes.ResourceExhausted,
 			"the server is overloaded: it works on %d calls already; no decision was made, try again later", len(f.slots))
+		if f.answers[info.FullMethodName] {
+			return context.WithValue(ctx, shedKey{}, err), nil
+		}
+		return nil, err
 	}
 	s := &slot{Context: ctx, owner: f, index: index}
 	f.slots[index].Store(s)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"google.golang.org/grpc"
@@ -21,6 +22,7 @@ import (
 	"github.com/kelpie-authz/kelpie/pdp"
 	"github.com/kelpie-authz/kelpie/server"
 	"github.com/kelpie-authz/kelpie/server/adminapi"
+	"github.com/kelpie-authz/kelpie/server/extauthz"
 	"github.com/kelpie-authz/kelpie/server/grpcapi"
 )
 
@@ -156,7 +158,8 @@ func (a *App) buildServers(context.Context) error {
 	}
 	a.data = server.NewGRPC(server.GRPCConfig{
 		Logger: a.log, Metrics: metrics, Credentials: a.credentials(),
-		Counted: grpcapi.Counted(), MaxInFlight: a.cfg.MaxInFlight,
+		Counted: append(grpcapi.Counted(), extauthz.Method), MaxInFlight: a.cfg.MaxInFlight,
+		Answers: map[string]func(error) any{extauthz.Method: extauthz.Refuse}, Undecodable: extauthz.Undecodable,
 	})
 	a.admin = server.NewGRPC(server.GRPCConfig{
 		Logger: a.log, Metrics: metrics, Credentials: a.credentials(),
@@ -179,7 +182,12 @@ func (a *App) buildServers(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make the gRPC door: %w", err)
 	}
+	door, err := extauthz.New(extauthz.Config{Decider: a.decider, Standing: a.standing()})
+	if err != nil {
+		return fmt.Errorf("make the ext_authz door: %w", err)
+	}
 	authzv1.RegisterAuthorizationServiceServer(a.data, api)
+	authv3.RegisterAuthorizationServer(a.data, door)
 	adminv1.RegisterAdminServiceServer(a.admin, adminapi.New(a.policy.Status))
 	a.health = server.NewHTTP(server.HealthHandler(a.reg, a.Readiness))
 	a.health.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -70,7 +71,9 @@ func (a *App) tellHealth(ctx context.Context) {
 		}
 		if now := a.decision.Err() == nil; now != serving {
 			serving = now
-			a.data.SetServing(serving, authzv1.AuthorizationService_ServiceDesc.ServiceName)
+			for _, service := range []string{authzv1.AuthorizationService_ServiceDesc.ServiceName, authv3.Authorization_ServiceDesc.ServiceName} {
+				a.data.SetServing(serving, service)
+			}
 		}
 	}
 }

@@ -111,7 +111,7 @@ func (d *decision) LogValue() slog.Value {
 	if matched == nil {
 		matched = []string{}
 	}
-	attrs := make([]slog.Attr, 0, 24)
+	attrs := make([]slog.Attr, 0, 28)
 	for _, f := range d.required() {
 		attrs = append(attrs, slog.String(f.name, f.text))
 	}
@@ -151,6 +151,10 @@ func (d *decision) appendFields(line []byte) []byte {
 	line = appendOptional(line, `,"run_id":`, d.RunID)
 	line = appendOptional(line, `,"tool":`, d.Tool.Name)
 	line = appendOptional(line, `,"tool_server":`, d.Tool.Server)
+	line = appendOptional(line, `,"route":`, d.Origin.Route)
+	line = appendOptional(line, `,"http_method":`, d.Origin.Method)
+	line = appendOptional(line, `,"http_host":`, d.Origin.Host)
+	line = appendOptional(line, `,"http_path":`, d.Origin.Path)
 	line = appendOptional(line, `,"parameters_digest":`, d.ParametersDigest)
 	line = appendOptional(line, `,"approval_id":`, d.ApprovalID)
 	line = appendOptional(line, `,"approval_digest":`, d.ApprovalDigest)
@@ -189,7 +193,7 @@ func (d *decision) required() [9]field {
 }
 
 // optional are in a line where they have a value.
-func (d *decision) optional() [11]field {
+func (d *decision) optional() [15]field {
 	return [...]field{
 		{"claimed_agent", d.ClaimedAgent},
 		{"source_ip", d.SourceIP},
@@ -199,6 +203,10 @@ func (d *decision) optional() [11]field {
 		{"run_id", d.RunID},
 		{"tool", d.Tool.Name},
 		{"tool_server", d.Tool.Server},
+		{"route", d.Origin.Route},
+		{"http_method", d.Origin.Method},
+		{"http_host", d.Origin.Host},
+		{"http_path", d.Origin.Path},
 		{"parameters_digest", d.ParametersDigest},
 		{"approval_id", d.ApprovalID},
 		{"approval_digest", d.ApprovalDigest},

@@ -48,7 +48,9 @@ type Policy struct {
 	// Which calls wait for a human's yes.
 	Approvals map[string]*ApprovalRule `protobuf:"bytes,7,rep,name=approvals,proto3" json:"approvals,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Which calls are refused whatever was granted.
-	Deny          map[string]*DenyRule `protobuf:"bytes,8,rep,name=deny,proto3" json:"deny,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Deny map[string]*DenyRule `protobuf:"bytes,8,rep,name=deny,proto3" json:"deny,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How the HTTP requests that a proxy asks about become calls.
+	Http          *HTTP `protobuf:"bytes,9,opt,name=http,proto3" json:"http,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +137,13 @@ func (x *Policy) GetApprovals() map[string]*ApprovalRule {
 func (x *Policy) GetDeny() map[string]*DenyRule {
 	if x != nil {
 		return x.Deny
+	}
+	return nil
+}
+
+func (x *Policy) GetHttp() *HTTP {
+	if x != nil {
+		return x.Http
 	}
 	return nil
 }
@@ -1016,11 +1025,344 @@ func (x *DenyRule) GetShadow() bool {
 	return false
 }
 
+// HTTP says how an HTTP request that a proxy asks about becomes a call: who
+// makes it, from where, and by which route. Several documents may add routes.
+type HTTP struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the agent's id comes from, in order: the first source that the request has gives it. Needed with routes.
+	AgentFrom []*IdentitySource `protobuf:"bytes,1,rep,name=agent_from,json=agentFrom,proto3" json:"agent_from,omitempty"`
+	// Where the subject comes from, in order. Absent: no subject.
+	SubjectFrom []*IdentitySource `protobuf:"bytes,2,rep,name=subject_from,json=subjectFrom,proto3" json:"subject_from,omitempty"`
+	// Where source_ip comes from. Absent: the address of the proxy's peer.
+	SourceIp *SourceAddress `protobuf:"bytes,3,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
+	// `sent`: the proxy sends the bodies of all requests, so that a request without one has none. Absent: a request
+	// whose content-length does not say that it has no body may have one that was not seen.
+	RequestBodies string `protobuf:"bytes,4,opt,name=request_bodies,json=requestBodies,proto3" json:"request_bodies,omitempty"`
+	// The requests that are calls. What no route is about is denied.
+	Routes        map[string]*HTTPRoute `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTP) Reset() {
+	*x = HTTP{}
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTP) ProtoMessage() {}
+
+func (x *HTTP) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTP.ProtoReflect.Descriptor instead.
+func (*HTTP) Descriptor() ([]byte, []int) {
+	return file_kelpie_policy_v1_policy_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HTTP) GetAgentFrom() []*IdentitySource {
+	if x != nil {
+		return x.AgentFrom
+	}
+	return nil
+}
+
+func (x *HTTP) GetSubjectFrom() []*IdentitySource {
+	if x != nil {
+		return x.SubjectFrom
+	}
+	return nil
+}
+
+func (x *HTTP) GetSourceIp() *SourceAddress {
+	if x != nil {
+		return x.SourceIp
+	}
+	return nil
+}
+
+func (x *HTTP) GetRequestBodies() string {
+	if x != nil {
+		return x.RequestBodies
+	}
+	return ""
+}
+
+func (x *HTTP) GetRoutes() map[string]*HTTPRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+// IdentitySource is one place where an id can come from. It is believed as the proxy tells it.
+type IdentitySource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `principal`: the SPIFFE id in the certificate of the proxy's peer. `forwarded_client_cert`: the SPIFFE id in
+	// x-forwarded-client-cert. `jwt`: a claim that Envoy's jwt_authn verified. `header`: a request header, which the
+	// proxy must set or remove. `context_extension`: a value of the proxy's own configuration.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// With `header` the header, with `context_extension` the key, with `jwt` the provider's payload_in_metadata.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// With `jwt`: the claim, as the path to it: `[client_id]`, `[act, sub]`.
+	Claim []string `protobuf:"bytes,3,rep,name=claim,proto3" json:"claim,omitempty"`
+	// With `forwarded_client_cert`: how many proxies of yours added themselves behind the client's element.
+	Hops          uint32 `protobuf:"varint,4,opt,name=hops,proto3" json:"hops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentitySource) Reset() {
+	*x = IdentitySource{}
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentitySource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentitySource) ProtoMessage() {}
+
+func (x *IdentitySource) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentitySource.ProtoReflect.Descriptor instead.
+func (*IdentitySource) Descriptor() ([]byte, []int) {
+	return file_kelpie_policy_v1_policy_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *IdentitySource) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *IdentitySource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IdentitySource) GetClaim() []string {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *IdentitySource) GetHops() uint32 {
+	if x != nil {
+		return x.Hops
+	}
+	return 0
+}
+
+// SourceAddress says which address of x-forwarded-for is the caller's.
+type SourceAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many proxies of yours stand in front of the one that asks. 0: none, its peer is the caller.
+	TrustedHops uint32 `protobuf:"varint,1,opt,name=trusted_hops,json=trustedHops,proto3" json:"trusted_hops,omitempty"`
+	// Whether the proxy that asks adds its peer to x-forwarded-for before it asks (Envoy's use_remote_address). The
+	// default is true, and the last address must then be the peer's.
+	PeerAppended  *bool `protobuf:"varint,2,opt,name=peer_appended,json=peerAppended,proto3,oneof" json:"peer_appended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceAddress) Reset() {
+	*x = SourceAddress{}
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceAddress) ProtoMessage() {}
+
+func (x *SourceAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceAddress.ProtoReflect.Descriptor instead.
+func (*SourceAddress) Descriptor() ([]byte, []int) {
+	return file_kelpie_policy_v1_policy_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SourceAddress) GetTrustedHops() uint32 {
+	if x != nil {
+		return x.TrustedHops
+	}
+	return 0
+}
+
+func (x *SourceAddress) GetPeerAppended() bool {
+	if x != nil && x.PeerAppended != nil {
+		return *x.PeerAppended
+	}
+	return false
+}
+
+// HTTPRoute says which call a request is.
+type HTTPRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is, in a sentence.
+	Description string `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	// Hosts, without port: `crm.example.com`, or `*.example.com` for everything below it. Absent: every host.
+	Hosts []string `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// Methods: `GET`, `POST`.
+	Methods []string `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
+	// The path, with names for what varies: `/leads/{id}`, `/leads/{id}:merge`, `/files/{path...}` for one or more segments.
+	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	// The action; names of the path may stand in it: `read`, `{verb}`.
+	Action string `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
+	// The resource; names of the path may stand in it: `salesforce/leads/{id}`.
+	Resource string `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Headers that are parameters: the parameter's name, and the header's.
+	Headers map[string]string `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Names of the query that may come more than once. They are lists, also where they come once.
+	QueryLists []string `protobuf:"bytes,8,rep,name=query_lists,json=queryLists,proto3" json:"query_lists,omitempty"`
+	// `unseen`: the body is not read, and parameters were not seen where there is one. Absent: a JSON object is the parameters.
+	Body          string `protobuf:"bytes,9,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTPRoute) Reset() {
+	*x = HTTPRoute{}
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPRoute) ProtoMessage() {}
+
+func (x *HTTPRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_policy_v1_policy_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPRoute.ProtoReflect.Descriptor instead.
+func (*HTTPRoute) Descriptor() ([]byte, []int) {
+	return file_kelpie_policy_v1_policy_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *HTTPRoute) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *HTTPRoute) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *HTTPRoute) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *HTTPRoute) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HTTPRoute) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *HTTPRoute) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *HTTPRoute) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *HTTPRoute) GetQueryLists() []string {
+	if x != nil {
+		return x.QueryLists
+	}
+	return nil
+}
+
+func (x *HTTPRoute) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
 var File_kelpie_policy_v1_policy_proto protoreflect.FileDescriptor
 
 const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/policy/v1/policy.proto\x12\x10kelpie.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\f\n" +
+	"\x1dkelpie/policy/v1/policy.proto\x12\x10kelpie.policy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\f\n" +
 	"\x06Policy\x12m\n" +
 	"\x06scopes\x18\x01 \x03(\v2$.kelpie.policy.v1.Policy.ScopesEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\x06scopes\x12s\n" +
 	"\bnetworks\x18\x02 \x03(\v2&.kelpie.policy.v1.Policy.NetworksEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\bnetworks\x12j\n" +
@@ -1029,7 +1371,8 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\x06limits\x18\x05 \x03(\v2$.kelpie.policy.v1.Policy.LimitsEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\x06limits\x12v\n" +
 	"\tapprovers\x18\x06 \x03(\v2'.kelpie.policy.v1.Policy.ApproversEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\tapprovers\x12v\n" +
 	"\tapprovals\x18\a \x03(\v2'.kelpie.policy.v1.Policy.ApprovalsEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\tapprovals\x12g\n" +
-	"\x04deny\x18\b \x03(\v2\".kelpie.policy.v1.Policy.DenyEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\x04deny\x1aR\n" +
+	"\x04deny\x18\b \x03(\v2\".kelpie.policy.v1.Policy.DenyEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\x04deny\x12*\n" +
+	"\x04http\x18\t \x01(\v2\x16.kelpie.policy.v1.HTTPR\x04http\x1aR\n" +
 	"\vScopesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
 	"\x05value\x18\x02 \x01(\v2\x17.kelpie.policy.v1.ScopeR\x05value:\x028\x01\x1aV\n" +
@@ -1135,7 +1478,43 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x125\n" +
 	"\x05match\x18\x02 \x01(\v2\x17.kelpie.policy.v1.MatchB\x06\xbaH\x03\xc8\x01\x01R\x05match\x12\"\n" +
 	"\amessage\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\amessage\x12\x16\n" +
-	"\x06shadow\x18\x04 \x01(\bR\x06shadowB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1;policyv1b\x06proto3"
+	"\x06shadow\x18\x04 \x01(\bR\x06shadow\"\xc6\x03\n" +
+	"\x04HTTP\x12?\n" +
+	"\n" +
+	"agent_from\x18\x01 \x03(\v2 .kelpie.policy.v1.IdentitySourceR\tagentFrom\x12C\n" +
+	"\fsubject_from\x18\x02 \x03(\v2 .kelpie.policy.v1.IdentitySourceR\vsubjectFrom\x12<\n" +
+	"\tsource_ip\x18\x03 \x01(\v2\x1f.kelpie.policy.v1.SourceAddressR\bsourceIp\x125\n" +
+	"\x0erequest_bodies\x18\x04 \x01(\tB\x0e\xbaH\v\xd8\x01\x01r\x06R\x04sentR\rrequestBodies\x12k\n" +
+	"\x06routes\x18\x05 \x03(\v2\".kelpie.policy.v1.HTTP.RoutesEntryB/\xbaH,\x9a\x01)\"'r%2#^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$R\x06routes\x1aV\n" +
+	"\vRoutesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.kelpie.policy.v1.HTTPRouteR\x05value:\x028\x01\"\xd1\x01\n" +
+	"\x0eIdentitySource\x12[\n" +
+	"\x04from\x18\x01 \x01(\tBG\xbaHDrBR\tprincipalR\x15forwarded_client_certR\x03jwtR\x06headerR\x11context_extensionR\x04from\x12\x1c\n" +
+	"\x04name\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x04name\x12'\n" +
+	"\x05claim\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\b\"\ar\x05 \x01(\x80\x02R\x05claim\x12\x1b\n" +
+	"\x04hops\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18\x10R\x04hops\"w\n" +
+	"\rSourceAddress\x12*\n" +
+	"\ftrusted_hops\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18\x10R\vtrustedHops\x12(\n" +
+	"\rpeer_appended\x18\x02 \x01(\bH\x00R\fpeerAppended\x88\x01\x01B\x10\n" +
+	"\x0e_peer_appended\"\x94\x04\n" +
+	"\tHTTPRoute\x12*\n" +
+	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12%\n" +
+	"\x05hosts\x18\x02 \x03(\tB\x0f\xbaH\f\x92\x01\t\"\ar\x05 \x01(\x80\x02R\x05hosts\x12=\n" +
+	"\amethods\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\b\x01\x18\x01\"\x17r\x152\x13^[A-Z][A-Z-]{0,31}$R\amethods\x12\x1e\n" +
+	"\x04path\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x10R\x04path\x12\"\n" +
+	"\x06action\x18\x05 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02R\x06action\x12&\n" +
+	"\bresource\x18\x06 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x10R\bresource\x12s\n" +
+	"\aheaders\x18\a \x03(\v2(.kelpie.policy.v1.HTTPRoute.HeadersEntryB/\xbaH,\x9a\x01)\"\ar\x05 \x01(\x80\x02*\x1er\x1c2\x1a^[a-z0-9][a-z0-9-]{0,127}$R\aheaders\x122\n" +
+	"\vquery_lists\x18\b \x03(\tB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\ar\x05 \x01(\x80\x02R\n" +
+	"queryLists\x12$\n" +
+	"\x04body\x18\t \x01(\tB\x10\xbaH\r\xd8\x01\x01r\bR\x06unseenR\x04body\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B>Z<github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1;policyv1b\x06proto3"
 
 var (
 	file_kelpie_policy_v1_policy_proto_rawDescOnce sync.Once
@@ -1149,7 +1528,7 @@ func file_kelpie_policy_v1_policy_proto_rawDescGZIP() []byte {
 	return file_kelpie_policy_v1_policy_proto_rawDescData
 }
 
-var file_kelpie_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_kelpie_policy_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_kelpie_policy_v1_policy_proto_goTypes = []any{
 	(*Policy)(nil),                // 0: kelpie.policy.v1.Policy
 	(*Scope)(nil),                 // 1: kelpie.policy.v1.Scope
@@ -1162,51 +1541,64 @@ var file_kelpie_policy_v1_policy_proto_goTypes = []any{
 	(*ApproverGroup)(nil),         // 8: kelpie.policy.v1.ApproverGroup
 	(*ApprovalRule)(nil),          // 9: kelpie.policy.v1.ApprovalRule
 	(*DenyRule)(nil),              // 10: kelpie.policy.v1.DenyRule
-	nil,                           // 11: kelpie.policy.v1.Policy.ScopesEntry
-	nil,                           // 12: kelpie.policy.v1.Policy.NetworksEntry
-	nil,                           // 13: kelpie.policy.v1.Policy.RolesEntry
-	nil,                           // 14: kelpie.policy.v1.Policy.AgentsEntry
-	nil,                           // 15: kelpie.policy.v1.Policy.LimitsEntry
-	nil,                           // 16: kelpie.policy.v1.Policy.ApproversEntry
-	nil,                           // 17: kelpie.policy.v1.Policy.ApprovalsEntry
-	nil,                           // 18: kelpie.policy.v1.Policy.DenyEntry
-	nil,                           // 19: kelpie.policy.v1.Agent.LimitsEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*HTTP)(nil),                  // 11: kelpie.policy.v1.HTTP
+	(*IdentitySource)(nil),        // 12: kelpie.policy.v1.IdentitySource
+	(*SourceAddress)(nil),         // 13: kelpie.policy.v1.SourceAddress
+	(*HTTPRoute)(nil),             // 14: kelpie.policy.v1.HTTPRoute
+	nil,                           // 15: kelpie.policy.v1.Policy.ScopesEntry
+	nil,                           // 16: kelpie.policy.v1.Policy.NetworksEntry
+	nil,                           // 17: kelpie.policy.v1.Policy.RolesEntry
+	nil,                           // 18: kelpie.policy.v1.Policy.AgentsEntry
+	nil,                           // 19: kelpie.policy.v1.Policy.LimitsEntry
+	nil,                           // 20: kelpie.policy.v1.Policy.ApproversEntry
+	nil,                           // 21: kelpie.policy.v1.Policy.ApprovalsEntry
+	nil,                           // 22: kelpie.policy.v1.Policy.DenyEntry
+	nil,                           // 23: kelpie.policy.v1.Agent.LimitsEntry
+	nil,                           // 24: kelpie.policy.v1.HTTP.RoutesEntry
+	nil,                           // 25: kelpie.policy.v1.HTTPRoute.HeadersEntry
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_kelpie_policy_v1_policy_proto_depIdxs = []int32{
-	11, // 0: kelpie.policy.v1.Policy.scopes:type_name -> kelpie.policy.v1.Policy.ScopesEntry
-	12, // 1: kelpie.policy.v1.Policy.networks:type_name -> kelpie.policy.v1.Policy.NetworksEntry
-	13, // 2: kelpie.policy.v1.Policy.roles:type_name -> kelpie.policy.v1.Policy.RolesEntry
-	14, // 3: kelpie.policy.v1.Policy.agents:type_name -> kelpie.policy.v1.Policy.AgentsEntry
-	15, // 4: kelpie.policy.v1.Policy.limits:type_name -> kelpie.policy.v1.Policy.LimitsEntry
-	16, // 5: kelpie.policy.v1.Policy.approvers:type_name -> kelpie.policy.v1.Policy.ApproversEntry
-	17, // 6: kelpie.policy.v1.Policy.approvals:type_name -> kelpie.policy.v1.Policy.ApprovalsEntry
-	18, // 7: kelpie.policy.v1.Policy.deny:type_name -> kelpie.policy.v1.Policy.DenyEntry
-	4,  // 8: kelpie.policy.v1.Role.grants:type_name -> kelpie.policy.v1.Grant
-	20, // 9: kelpie.policy.v1.Grant.until:type_name -> google.protobuf.Timestamp
-	4,  // 10: kelpie.policy.v1.Agent.grants:type_name -> kelpie.policy.v1.Grant
-	19, // 11: kelpie.policy.v1.Agent.limits:type_name -> kelpie.policy.v1.Agent.LimitsEntry
-	21, // 12: kelpie.policy.v1.Limit.hold:type_name -> google.protobuf.Duration
-	6,  // 13: kelpie.policy.v1.Limit.match:type_name -> kelpie.policy.v1.Match
-	6,  // 14: kelpie.policy.v1.ApprovalRule.match:type_name -> kelpie.policy.v1.Match
-	21, // 15: kelpie.policy.v1.ApprovalRule.expires:type_name -> google.protobuf.Duration
-	21, // 16: kelpie.policy.v1.ApprovalRule.use_within:type_name -> google.protobuf.Duration
-	6,  // 17: kelpie.policy.v1.DenyRule.match:type_name -> kelpie.policy.v1.Match
-	1,  // 18: kelpie.policy.v1.Policy.ScopesEntry.value:type_name -> kelpie.policy.v1.Scope
-	2,  // 19: kelpie.policy.v1.Policy.NetworksEntry.value:type_name -> kelpie.policy.v1.Network
-	3,  // 20: kelpie.policy.v1.Policy.RolesEntry.value:type_name -> kelpie.policy.v1.Role
-	5,  // 21: kelpie.policy.v1.Policy.AgentsEntry.value:type_name -> kelpie.policy.v1.Agent
-	7,  // 22: kelpie.policy.v1.Policy.LimitsEntry.value:type_name -> kelpie.policy.v1.Limit
-	8,  // 23: kelpie.policy.v1.Policy.ApproversEntry.value:type_name -> kelpie.policy.v1.ApproverGroup
-	9,  // 24: kelpie.policy.v1.Policy.ApprovalsEntry.value:type_name -> kelpie.policy.v1.ApprovalRule
-	10, // 25: kelpie.policy.v1.Policy.DenyEntry.value:type_name -> kelpie.policy.v1.DenyRule
-	7,  // 26: kelpie.policy.v1.Agent.LimitsEntry.value:type_name -> kelpie.policy.v1.Limit
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	15, // 0: kelpie.policy.v1.Policy.scopes:type_name -> kelpie.policy.v1.Policy.ScopesEntry
+	16, // 1: kelpie.policy.v1.Policy.networks:type_name -> kelpie.policy.v1.Policy.NetworksEntry
+	17, // 2: kelpie.policy.v1.Policy.roles:type_name -> kelpie.policy.v1.Policy.RolesEntry
+	18, // 3: kelpie.policy.v1.Policy.agents:type_name -> kelpie.policy.v1.Policy.AgentsEntry
+	19, // 4: kelpie.policy.v1.Policy.limits:type_name -> kelpie.policy.v1.Policy.LimitsEntry
+	20, // 5: kelpie.policy.v1.Policy.approvers:type_name -> kelpie.policy.v1.Policy.ApproversEntry
+	21, // 6: kelpie.policy.v1.Policy.approvals:type_name -> kelpie.policy.v1.Policy.ApprovalsEntry
+	22, // 7: kelpie.policy.v1.Policy.deny:type_name -> kelpie.policy.v1.Policy.DenyEntry
+	11, // 8: kelpie.policy.v1.Policy.http:type_name -> kelpie.policy.v1.HTTP
+	4,  // 9: kelpie.policy.v1.Role.grants:type_name -> kelpie.policy.v1.Grant
+	26, // 10: kelpie.policy.v1.Grant.until:type_name -> google.protobuf.Timestamp
+	4,  // 11: kelpie.policy.v1.Agent.grants:type_name -> kelpie.policy.v1.Grant
+	23, // 12: kelpie.policy.v1.Agent.limits:type_name -> kelpie.policy.v1.Agent.LimitsEntry
+	27, // 13: kelpie.policy.v1.Limit.hold:type_name -> google.protobuf.Duration
+	6,  // 14: kelpie.policy.v1.Limit.match:type_name -> kelpie.policy.v1.Match
+	6,  // 15: kelpie.policy.v1.ApprovalRule.match:type_name -> kelpie.policy.v1.Match
+	27, // 16: kelpie.policy.v1.ApprovalRule.expires:type_name -> google.protobuf.Duration
+	27, // 17: kelpie.policy.v1.ApprovalRule.use_within:type_name -> google.protobuf.Duration
+	6,  // 18: kelpie.policy.v1.DenyRule.match:type_name -> kelpie.policy.v1.Match
+	12, // 19: kelpie.policy.v1.HTTP.agent_from:type_name -> kelpie.policy.v1.IdentitySource
+	12, // 20: kelpie.policy.v1.HTTP.subject_from:type_name -> kelpie.policy.v1.IdentitySource
+	13, // 21: kelpie.policy.v1.HTTP.source_ip:type_name -> kelpie.policy.v1.SourceAddress
+	24, // 22: kelpie.policy.v1.HTTP.routes:type_name -> kelpie.policy.v1.HTTP.RoutesEntry
+	25, // 23: kelpie.policy.v1.HTTPRoute.headers:type_name -> kelpie.policy.v1.HTTPRoute.HeadersEntry
+	1,  // 24: kelpie.policy.v1.Policy.ScopesEntry.value:type_name -> kelpie.policy.v1.Scope
+	2,  // 25: kelpie.policy.v1.Policy.NetworksEntry.value:type_name -> kelpie.policy.v1.Network
+	3,  // 26: kelpie.policy.v1.Policy.RolesEntry.value:type_name -> kelpie.policy.v1.Role
+	5,  // 27: kelpie.policy.v1.Policy.AgentsEntry.value:type_name -> kelpie.policy.v1.Agent
+	7,  // 28: kelpie.policy.v1.Policy.LimitsEntry.value:type_name -> kelpie.policy.v1.Limit
+	8,  // 29: kelpie.policy.v1.Policy.ApproversEntry.value:type_name -> kelpie.policy.v1.ApproverGroup
+	9,  // 30: kelpie.policy.v1.Policy.ApprovalsEntry.value:type_name -> kelpie.policy.v1.ApprovalRule
+	10, // 31: kelpie.policy.v1.Policy.DenyEntry.value:type_name -> kelpie.policy.v1.DenyRule
+	7,  // 32: kelpie.policy.v1.Agent.LimitsEntry.value:type_name -> kelpie.policy.v1.Limit
+	14, // 33: kelpie.policy.v1.HTTP.RoutesEntry.value:type_name -> kelpie.policy.v1.HTTPRoute
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_policy_v1_policy_proto_init() }
@@ -1216,13 +1608,14 @@ func file_kelpie_policy_v1_policy_proto_init() {
 	}
 	file_kelpie_policy_v1_policy_proto_msgTypes[7].OneofWrappers = []any{}
 	file_kelpie_policy_v1_policy_proto_msgTypes[9].OneofWrappers = []any{}
+	file_kelpie_policy_v1_policy_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_policy_v1_policy_proto_rawDesc), len(file_kelpie_policy_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
