@@ -12,8 +12,8 @@ import (
 // compileHTTP compiles what the policy says of HTTP requests, if anything.
 func (c *compiler) compileHTTP() {
 	doc := c.doc.GetHttp()
-	if doc == nil {
-		return
+	if doc == nil || len(c.src.docs) > 0 && c.src.places[httpSection] == nil {
+		return // not there, or no mapping, which was told
 	}
 	c.canon.text(httpSection)
 	h := &HTTP{
@@ -28,12 +28,24 @@ func (c *compiler) compileHTTP() {
 	c.canon.flag(h.BodiesSent)
 	switch {
 	case len(doc.GetRoutes()) == 0:
-		c.fault(httpSection, []string{httpSection}, "http has no routes, so that every request is denied", "write at least one under routes")
-	case len(doc.GetAgentFrom()) == 0:
-		c.fault(httpSection, []string{httpSection}, "http does not say where the agent's id comes from", "write agent_from, such as [{from: principal}]")
+		c.lack(httpSection, []string{httpSection}, "http has no routes, so that every request is denied", "write at least one under routes")
+	case len(doc.GetAgentFrom()) == 0 && !c.isFaulty(httpSection+"/agent_from"):
+		c.lack(httpSection, []string{httpSection}, "http does not say where the agent's id comes from", "write agent_from, such as [{from: principal}]")
 	}
 	c.compileRoutes(doc, h)
 	c.s.http = h
+}
+
+// lack is fault for what is not there, which may only be what another fault of
+// the rule keeps from being read.
+func (c *compiler) lack(rule string, path []string, message, fix string) {
+	if !c.isFaulty(rule) {
+		c.fault(rule, path, message, fix)
+	}
+}
+
+func (c *compiler) isFaulty(rule string) bool {
+	return slices.ContainsFunc(c.r.errs, func(e *Error) bool { return e.Rule == rule })
 }
 
 func (c *compiler) compileRoutes(doc *policyv1.HTTP, h *HTTP) {
@@ -60,7 +72,9 @@ func (c *compiler) sources(key string, docs []*policyv1.IdentitySource) []Identi
 	for i, doc := range docs {
 		path := []string{httpSection, key, fmt.Sprint(i)}
 		s := IdentitySource{Kind: sourceKind(doc.GetFrom()), Name: doc.GetName(), Claim: doc.GetClaim(), Hops: int(doc.GetHops())}
-		if message, fix := s.fault(); message != "" {
+		if message, fix := s.lack(); message != "" {
+			c.lack(httpSection+"/"+key, path, message, fix)
+		} else if message, fix = s.fault(); message != "" {
 			c.fault(httpSection+"/"+key, path, message, fix)
 		}
 		c.canon.text(doc.GetFrom())
@@ -89,16 +103,29 @@ func sourceKind(from string) SourceKind {
 	}
 }
 
-// fault says what a source has too much or too little of.
-func (s *IdentitySource) fault() (message, fix string) {
-	named := s.Kind == SourceJWT || s.Kind == SourceHeader || s.Kind == SourceContextExtension
+func (s *IdentitySource) isNamed() bool {
+	return s.Kind == SourceJWT || s.Kind == SourceHeader || s.Kind == SourceContextExtension
+}
+
+// lack says what a source has too little of.
+func (s *IdentitySource) lack() (message, fix string) {
 	switch {
-	case named && s.Name == "":
+	case s.isNamed() && s.Name == "":
 		return "the source has no name", "write name: the header, the key, or the provider's payload_in_metadata"
-	case !named && s.Name != "":
-		return "the source has a name that nothing uses", "remove name"
 	case s.Kind == SourceJWT && len(s.Claim) == 0:
 		return "the source does not say which claim", "write claim, such as [client_id]"
+	default:
+		return "", ""
+	}
+}
+
+// fault says what a source has too much of.
+func (s *IdentitySource) fault() (message, fix string) {
+	switch {
+	case s.Kind == SourceNone:
+		return "", "" // told with the key
+	case !s.isNamed() && s.Name != "":
+		return "the source has a name that nothing uses", "remove name"
 	case s.Kind != SourceJWT && len(s.Claim) > 0:
 		return "the source has a claim, and is no token", "remove claim, or write from: jwt"
 	case s.Kind != SourceForwardedClientCert && s.Hops > 0:
@@ -145,7 +172,7 @@ func (c *compiler) route(name string, doc *policyv1.HTTPRoute) *HTTPRoute {
 	}
 	for i, text := range doc.GetHosts() {
 		host, message, fix := parseHost(text)
-		if message != "" {
+		if message != "" && text != "" { // an empty one was told
 			c.fault(label, sub(path, "hosts", fmt.Sprint(i)), message, fix)
 		}
 		r.hosts = append(r.hosts, host)
@@ -160,6 +187,9 @@ func (c *compiler) route(name string, doc *policyv1.HTTPRoute) *HTTPRoute {
 	c.canon.text(doc.GetResource())
 	c.canon.list(r.QueryLists)
 	c.canon.flag(r.BodyUnseen)
+	if doc.GetPath() == "" {
+		return nil // told when the document was read
+	}
 	var message, fix string
 	if r.tokens, message, fix = parseRoutePath(doc.GetPath()); message != "" {
 		c.fault(label, sub(path, "path"), message, fix)
@@ -208,6 +238,10 @@ func (c *compiler) template(label string, path []string, text string, kind patte
 	witness := &strings.Builder{}
 	for rest := text; rest != ""; {
 		before, name, after, braced := cutBraces(rest)
+		if strings.IndexByte(before, '}') >= 0 || strings.IndexByte(before, '{') >= 0 {
+			c.fault(label, path, quote(text)+" has a brace without its other one", "write {name} for a part of the path")
+			return template{parts: []templatePart{{text, -1}}}
+		}
 		if before != "" {
 			t.parts = append(t.parts, templatePart{before, -1})
 			witness.WriteString(before)
@@ -225,6 +259,9 @@ func (c *compiler) template(label string, path []string, text string, kind patte
 		t.parts = append(t.parts, templatePart{"", i})
 		witness.WriteByte('x')
 	}
+	if len(text) > kind.maxBytes() {
+		return t // told when the document was read
+	}
 	if err := kind.check(witness.String()); err != nil {
 		why, fix, _ := strings.Cut(err.Error(), "; ")
 		c.fault(label, path, fmt.Sprintf("no well-formed %s comes out of %s: its %s", kind, quote(text), why), fix)
@@ -235,47 +272,27 @@ func (c *compiler) template(label string, path []string, text string, kind patte
 	return t
 }
 
-// cutBraces cuts a text at its first {name}.
+// cutBraces cuts a text at its first {name}; before holds a brace where another
+// one is missing.
 func cutBraces(text string) (before, name, after string, braced bool) {
-	before, rest, open := strings.Cut(text, "{")
-	if !open {
+	before, rest, opened := strings.Cut(text, "{")
+	if !opened {
 		return text, "", "", false
 	}
-	name, after, closed := strings.Cut(rest, "}")
-	if !closed {
-		return before, rest, "", true // no part of a path has such a name
+	name, after, braced = strings.Cut(rest, "}")
+	if !braced {
+		return text, "", "", false
 	}
 	return before, name, after, true
 }
 
-// compareRoutes notes routes that share requests with neither being the more
-// specific one. Only routes whose first segments can be the same are compared.
-func (c *compiler) compareRoutes(routes []*HTTPRoute) {
-	byFirst := map[string][]*HTTPRoute{}
-	var open []*HTTPRoute
-	for _, r := range routes {
-		var rivals []*HTTPRoute
-		if first := r.tokens[0]; first.kind == literalSegment {
-			rivals = slices.Concat(byFirst[first.prefix], open)
-			byFirst[first.prefix] = append(byFirst[first.prefix], r)
-		} else {
-			open = append(open, r)
-			rivals = routes[:slices.Index(routes, r)]
-		}
-		for _, other := range rivals {
-			c.compareTwo(other, r)
-		}
-	}
-}
-
-func (c *compiler) compareTwo(a, b *HTTPRoute) {
+// compareTwo notes two routes that share requests with neither being the more
+// specific one, and tells whether it did.
+func (c *compiler) compareTwo(a, b *HTTPRoute) bool {
 	paths := pathRelation(a.tokens, b.tokens)
-	if !paths.meet {
-		return
-	}
 	method := firstShared(a.methods, b.methods)
-	if method == "" {
-		return
+	if !paths.meet || method == "" {
+		return false
 	}
 	for _, x := range a.hosts {
 		for _, y := range b.hosts {
@@ -287,16 +304,17 @@ func (c *compiler) compareTwo(a, b *HTTPRoute) {
 			if hostRelation(x, y).contains {
 				host = y
 			}
-			what := "neither is more specific"
+			what, fix := "neither is more specific", "narrow one of them, by host, method or path"
 			if r.within {
-				what = "they match the same requests"
+				what, fix = "they match the same requests", "remove one of them, or give each its own hosts, methods or path"
 			}
 			c.fault(b.ID, []string{httpRoutes, strings.TrimPrefix(b.ID, httpSection+"/"), "path"},
 				fmt.Sprintf("shares requests with %s, such as %s %s on %s, and %s", a.ID, method, exampleOf(a.tokens, b.tokens), host, what),
-				"narrow one of them, or write a third for what they share")
-			return
+				fix)
+			return true
 		}
 	}
+	return false
 }
 
 func firstShared(a, b []string) string {
@@ -312,7 +330,7 @@ func firstShared(a, b []string) string {
 func (h *HTTP) file(r *HTTPRoute, method string) {
 	hosts := h.methods[method]
 	if hosts == nil {
-		hosts = &httpHosts{exact: map[string]*pathNode{}}
+		hosts = &httpHosts{exact: map[string]*pathNode{}, below: map[string]*pathNode{}}
 		h.methods[method] = hosts
 	}
 	for _, host := range r.hosts {
@@ -334,15 +352,10 @@ func (h *httpHosts) root(host hostPattern) *pathNode {
 		}
 		return h.exact[host.exact]
 	case host.below != "":
-		for i := range h.below {
-			if h.below[i].suffix == host.below {
-				return h.below[i].node
-			}
+		if h.below[host.below] == nil {
+			h.below[host.below] = &pathNode{}
 		}
-		n := &pathNode{}
-		h.below = append(h.below, hostNode{host.below, n})
-		slices.SortStableFunc(h.below, func(a, b hostNode) int { return len(b.suffix) - len(a.suffix) })
-		return n
+		return h.below[host.below]
 	default:
 		if h.any == nil {
 			h.any = &pathNode{}

@@ -97,13 +97,13 @@ func (h *HTTP) Route(method, host string, segments []string) *HTTPRoute {
 			return found
 		}
 	}
-	for i := range hosts.below {
-		b := &hosts.below[i]
-		if len(host) <= len(b.suffix) || !strings.HasSuffix(host, b.suffix) {
-			continue
-		}
-		if found := b.node.find(segments); found != nil {
-			return found
+	if len(hosts.below) > 0 {
+		for suffix := parent(host); suffix != ""; suffix = parent(suffix) {
+			if n := hosts.below[suffix]; n != nil {
+				if found := n.find(segments); found != nil {
+					return found
+				}
+			}
 		}
 	}
 	if hosts.any == nil {
@@ -174,13 +174,19 @@ func (t *template) fill(tokens []pathToken, segments []string) string {
 // httpHosts are the routes of one method, by host.
 type httpHosts struct {
 	exact map[string]*pathNode
-	below []hostNode // the longest suffix first
+	below map[string]*pathNode // by ".example.com"
 	any   *pathNode
 }
 
-type hostNode struct {
-	suffix string
-	node   *pathNode
+// parent is what a host ends with behind its first label, as in ".example.com";
+// "" if it has one label only.
+func parent(host string) string {
+	for i := 1; i < len(host); i++ {
+		if host[i] == '.' {
+			return host[i:]
+		}
+	}
+	return ""
 }
 
 // pathNode is a place in a tree of paths. Each node is visited at most once per
@@ -250,11 +256,13 @@ func (n *pathNode) child(t pathToken) *pathNode {
 	if i := slices.IndexFunc(n.named, at); i >= 0 {
 		return n.named[i].node
 	}
-	n.named = append(n.named, namedNode{t, &pathNode{}})
-	slices.SortStableFunc(n.named, func(a, b namedNode) int {
-		return len(b.token.prefix) + len(b.token.suffix) - len(a.token.prefix) - len(a.token.suffix)
-	})
-	return n.named[slices.IndexFunc(n.named, at)].node
+	around := func(t *pathToken) int { return len(t.prefix) + len(t.suffix) }
+	i := slices.IndexFunc(n.named, func(c namedNode) bool { return around(&c.token) < around(&t) })
+	if i < 0 {
+		i = len(n.named)
+	}
+	n.named = slices.Insert(n.named, i, namedNode{t, &pathNode{}})
+	return n.named[i].node
 }
 
 // CheckPathSegment returns why a decoded segment of a path is not judged, or
@@ -316,7 +324,7 @@ func NormalHost(host string) (string, error) {
 	}
 	upper, before := false, byte('.')
 	inner := name
-	if strings.HasPrefix(name, "[") {
+	if strings.HasPrefix(name, "[") && len(name) > 1 {
 		inner = name[1 : len(name)-1]
 		if _, err := ParseSourceIP(inner); err != nil || strings.IndexByte(inner, ':') < 0 {
 			return "", errors.New("host holds brackets around what is no IPv6 address")

@@ -61,7 +61,7 @@ func parsePathToken(segment string) (token pathToken, message, fix string) {
 	open := strings.IndexByte(segment, '{')
 	end := strings.IndexByte(segment, '}')
 	if open < 0 && end < 0 {
-		message, fix = literalFault(segment)
+		message, fix = literalFault(segment, segment)
 		return pathToken{prefix: segment}, message, fix
 	}
 	if open < 0 || end < open || strings.ContainsAny(segment[end+1:], "{}") || strings.IndexByte(segment[open+1:end], '{') >= 0 {
@@ -77,7 +77,7 @@ func parsePathToken(segment string) (token pathToken, message, fix string) {
 	if !isPathName(token.name) {
 		return token, fmt.Sprintf("the name %s cannot be used", quote(token.name)), "write letters, digits and _, the first a letter"
 	}
-	if message, fix = literalFault(token.prefix + "x" + token.suffix); message != "" {
+	if message, fix = literalFault(segment, token.prefix+"x"+token.suffix); message != "" {
 		return token, message, fix
 	}
 	return token, "", ""
@@ -97,16 +97,17 @@ func isPathName(name string) bool {
 	return true
 }
 
-// literalFault says why no request that is judged has this text as a segment.
-func literalFault(segment string) (message, fix string) {
-	if segment == "" {
+// literalFault says why no request that is judged has a segment like the one
+// that was written. witness is one that it would match.
+func literalFault(written, witness string) (message, fix string) {
+	if witness == "" {
 		return "", "" // a slash at the end
 	}
-	if strings.IndexByte(segment, '*') >= 0 {
-		return fmt.Sprintf("the segment %s holds a *", quote(segment)), "write {name} for one segment, {name...} for all that follow"
+	if strings.IndexByte(witness, '*') >= 0 {
+		return fmt.Sprintf("the segment %s holds a *", quote(written)), "write {name} for one segment, {name...} for all that follow"
 	}
-	if err := CheckPathSegment(segment); err != nil {
-		return fmt.Sprintf("no request has the segment %s: it %v", quote(segment), err), "write the path as it is after decoding"
+	if err := CheckPathSegment(witness); err != nil {
+		return fmt.Sprintf("no request has the segment %s: it %v", quote(written), err), "write the path as it is after decoding"
 	}
 	return "", ""
 }
@@ -211,12 +212,15 @@ func parseHost(text string) (p hostPattern, message, fix string) {
 	bracketed := strings.HasPrefix(host, "[")
 	normal, err := NormalHost(host)
 	switch {
+	case text == "*":
+		return p, "the host * is every host", "leave hosts out to mean every host"
 	case strings.IndexByte(host, '*') >= 0:
 		return p, fmt.Sprintf("the host %s has a * in another place than at its start", quote(text)), "write *.example.com for every host below example.com"
 	case err != nil || bracketed && p.below != "":
 		return p, fmt.Sprintf("no request has the host %s", quote(text)), "write it as in crm.example.com"
 	case normal != host:
-		return p, fmt.Sprintf("the host %s is written %s", quote(text), quote(normal)), "write it in small letters, without a port"
+		right := strings.TrimSuffix(text, host) + normal
+		return p, fmt.Sprintf("the host %s is written %s", quote(text), quote(right)), "write it in small letters, without a port"
 	}
 	return p, "", ""
 }

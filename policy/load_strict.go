@@ -50,8 +50,13 @@ func (s *strict) document(root *yaml.Node, schema protoreflect.MessageDescriptor
 // fields walks a mapping whose keys are the fields of a message.
 func (s *strict) fields(n *yaml.Node, schema protoreflect.MessageDescriptor) {
 	s.unique(n, "")
+	outer := s.rule
 	for key, value := range pairs(n) {
+		s.rule = outer
 		field := s.field(key, schema)
+		if field != nil && field.Parent().FullName() == "kelpie.policy.v1.HTTP" && !field.IsMap() {
+			s.rule = httpSection + "/" + key.Value
+		}
 		if field == nil || s.isRefused(value) {
 			continue
 		}
@@ -64,6 +69,7 @@ func (s *strict) fields(n *yaml.Node, schema protoreflect.MessageDescriptor) {
 			s.value(key.Value, value, field)
 		}
 	}
+	s.rule = outer
 }
 
 // field finds the field that a key names, in its one spelling.

@@ -19,26 +19,23 @@ func (d *reader) addViolations(err error) {
 		return
 	}
 	doc := &document{name: d.file, root: d.root}
-	index := map[string]place{} // entries of top-level maps, so that many violations do not mean many searches
-	for section, names := range pairs(d.root) {
-		for key, value := range pairs(names) {
-			index[section.Value+"/"+key.Value] = place{doc, key, value}
-		}
-	}
+	index := indexOf(doc)
 	for _, v := range refused.Violations {
 		path := fieldPath(v.Proto.GetField())
 		rule := ""
 		if len(path) >= 2 {
 			rule = path[0] + "/" + path[1]
 		}
+		below := path[min(2, len(path)):]
 		at, found := index[rule]
-		if rule == httpSection+"/routes" && len(path) > 2 {
-			rule = httpSection + "/" + path[2]
+		if rule == httpRoutes && len(path) > 2 {
+			at, found = index[rule+"/"+path[2]]
+			rule, below = httpSection+"/"+path[2], path[3:]
 		}
 		pos := position{d.file, d.root.Line, d.root.Column}
 		switch {
 		case found:
-			pos = doc.find(at.key, at.value, path[2:])
+			pos = doc.find(at.key, at.value, below)
 		case len(path) > 0:
 			pos = doc.find(d.root, d.root, path)
 		}
@@ -50,6 +47,23 @@ func (d *reader) addViolations(err error) {
 		message, fix := violationText(path, v.Proto)
 		d.r.add(pos, rule, message, fix)
 	}
+}
+
+// indexOf finds the entries of top-level maps, and those of http's routes, so
+// that many violations do not mean many searches.
+func indexOf(doc *document) map[string]place {
+	index := map[string]place{}
+	for section, names := range pairs(doc.root) {
+		for key, value := range pairs(names) {
+			index[section.Value+"/"+key.Value] = place{doc, key, value}
+		}
+	}
+	if routes, written := index[httpRoutes]; written {
+		for key, value := range pairs(routes.value) {
+			index[httpRoutes+"/"+key.Value] = place{doc, key, value}
+		}
+	}
+	return index
 }
 
 func isLack(id string) bool {
@@ -89,6 +103,14 @@ func violationText(path []string, v *validate.Violation) (string, string) {
 		return name + " cannot be used", "write at most 128 ASCII letters, digits, _, . and -, the first a letter or digit"
 	case id == "required", id == "repeated.min_items", id == "string.min_bytes":
 		return name + " is missing", "write " + name
+	case id == "string.pattern" && slices.Contains(path, "methods"):
+		return name + " holds what is no method", "write it in capitals, such as GET"
+	case id == "string.pattern" && slices.Contains(path, "headers"):
+		return quote(name) + " is no name of a header", "write it in small letters, such as x-request-id"
+	case strings.HasSuffix(id, ".max_bytes"):
+		return name + ": " + v.GetMessage(), "shorten it"
+	case id == "uint32.lte":
+		return name + ": " + v.GetMessage(), "write less"
 	case strings.HasSuffix(id, ".in"):
 		return name + ": " + v.GetMessage(), "write one of them"
 	case id == "duration.gt", id == "uint32.gt":
