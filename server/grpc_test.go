@@ -27,6 +27,10 @@ func (broken) Authorize(context.Context, *authzv1.AuthorizeRequest) (*authzv1.Au
 	panic("secret of the caller")
 }
 
+func (broken) Explain(context.Context, *authzv1.ExplainRequest) (*authzv1.ExplainResponse, error) {
+	panic("secret of the caller")
+}
+
 func (broken) AuthorizeStream(grpc.BidiStreamingServer[authzv1.AuthorizeStreamRequest, authzv1.AuthorizeStreamResponse]) error {
 	panic("secret of the caller")
 }
@@ -43,6 +47,9 @@ func TestPanicIsContained(t *testing.T) {
 	srv := server.NewGRPC(server.GRPCConfig{
 		Logger: slog.New(slog.NewJSONHandler(log, nil)), Metrics: metrics, Credentials: server.Credentials(nil),
 		Counted: []string{authzv1.AuthorizationService_Authorize_FullMethodName}, MaxInFlight: 1,
+		Answers: map[string]func(error) any{authzv1.AuthorizationService_Explain_FullMethodName: func(err error) any {
+			return &authzv1.ExplainResponse{Risk: status.Code(err).String()}
+		}},
 	})
 	authzv1.RegisterAuthorizationServiceServer(srv, broken{})
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,6 +68,10 @@ func TestPanicIsContained(t *testing.T) {
 			t.Errorf("Authorize: %v", err)
 		}
 	}
+	// A method that answers in place of failing does so here too.
+	if out, err := client.Explain(t.Context(), &authzv1.ExplainRequest{}); err != nil || out.GetRisk() != "Internal" {
+		t.Errorf("Explain: %v, %v", out, err)
+	}
 	stream, err := client.AuthorizeStream(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +82,7 @@ func TestPanicIsContained(t *testing.T) {
 	if srv.InFlight() != 0 {
 		t.Errorf("%d slots are taken", srv.InFlight())
 	}
-	want := map[string]float64{"kelpie_panics_total": 4}
+	want := map[string]float64{"kelpie_panics_total": 5}
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -204,7 +205,8 @@ func TestGRPCHealthPerService(t *testing.T) {
 	r := start(t, nil)
 	health := healthpb.NewHealthClient(dial(t, r.Addrs().GRPC.String(), nil))
 	for service, want := range map[string]codes.Code{
-		"": codes.OK, authzv1.AuthorizationService_ServiceDesc.ServiceName: codes.OK, "kelpie.admin.v1.AdminService": codes.NotFound,
+		"": codes.OK, authzv1.AuthorizationService_ServiceDesc.ServiceName: codes.OK,
+		authv3.Authorization_ServiceDesc.ServiceName: codes.OK, "kelpie.admin.v1.AdminService": codes.NotFound,
 	} {
 		out, err := health.Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
 		if status.Code(err) != want || (err == nil && out.GetStatus() != healthpb.HealthCheckResponse_SERVING) {

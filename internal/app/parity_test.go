@@ -1,6 +1,8 @@
 package app_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -9,6 +11,7 @@ import (
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/policydir"
+	"github.com/kelpie-authz/kelpie/internal/testkit"
 	"github.com/kelpie-authz/kelpie/policy"
 	"github.com/kelpie-authz/kelpie/server/servertest"
 )
@@ -42,16 +45,29 @@ func TestParityOfDoors(t *testing.T) {
 	doors := 0
 	ran := servertest.Run(t, cases, func(t *testing.T) []servertest.Door {
 		t.Helper()
-		r := start(t, func(c *config.Config) { c.Policy = revops })
-		list := servertest.GRPCDoors(dial(t, r.Addrs().GRPC.String(), nil))
+		r := start(t, func(c *config.Config) { c.Policy = revopsOverHTTP(t) })
+		conn := dial(t, r.Addrs().GRPC.String(), nil)
+		list := append(servertest.GRPCDoors(conn), servertest.ExtAuthzDoor(conn))
 		doors = len(list)
 		return list
 	})
 	t.Logf("%d of %d tests ran, each through %d doors; left out: %d with now, %d with before, %d with approval",
 		len(cases), all, doors, leftOut["now"], leftOut["before"], leftOut["approval"])
-	if all != 33 || len(cases) != 28 || ran != len(cases)*3 {
-		t.Errorf("%d tests, %d of them run, %d askings; want 33, 28 and 84", all, len(cases), ran)
+	if all != 33 || len(cases) != 28 || ran != len(cases)*4 {
+		t.Errorf("%d tests, %d of them run, %d askings; want 33, 28 and 112", all, len(cases), ran)
 	}
+}
+
+// revopsOverHTTP is the example as it stands, with the document beside it that
+// lets HTTP requests ask the same.
+func revopsOverHTTP(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(revops)); err != nil {
+		t.Fatal(err)
+	}
+	testkit.WriteFile(t, filepath.Join(dir, "servertest.yaml"), []byte(servertest.HTTPPolicy))
+	return dir
 }
 
 // needs names the key that a server cannot be given from outside.
