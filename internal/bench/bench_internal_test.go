@@ -19,10 +19,10 @@ import (
 )
 
 // TestMain lets the test binary stand in for this program where it starts
-// itself as the empty server.
+// itself as a server.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == emptyServerArg {
-		if err := serveEmpty(os.Args[2:]); err != nil {
+	if asServer, err := serve(os.Args[1:]); asServer {
+		if err != nil {
 			panic(err)
 		}
 		return
@@ -149,7 +149,7 @@ func TestInterruptEndsWhatWasStarted(t *testing.T) {
 	}
 	measured := make(chan error, 1)
 	go func() {
-		_, err := env.load(ctx, s, 4, time.Hour)
+		_, err := load(ctx, s.side("empty", env.authorize), 4, time.Hour)
 		measured <- err
 	}()
 	interrupt()

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
@@ -21,96 +21,142 @@ type sample struct {
 	cpu       time.Duration // of the server, per call
 }
 
-// callersPerConn spreads callers over connections as a gateway's pool would.
-const callersPerConn = 32
+// call sends a caller's i-th call and checks its answer.
+type call func(ctx context.Context, i int) error
 
-// load asks s with that many callers for the span and checks every answer.
-func (e *environment) load(ctx context.Context, s *server, callers int, span time.Duration) (sample, error) {
-	conns, err := e.connect(ctx, s, callers)
+// side is one of those that are measured in turn.
+type side struct {
+	name string
+	// open connects that many callers and says how each of them calls.
+	open func(ctx context.Context, callers int) (calls []call, done func(), err error)
+	// cpu is the CPU time that the side's server has used.
+	cpu func() (time.Duration, error)
+}
+
+// load asks s with that many callers for the span.
+func load(ctx context.Context, s side, callers int, span time.Duration) (sample, error) {
+	calls, done, err := s.open(ctx, callers)
 	if err != nil {
 		return sample{}, err
 	}
-	defer closeAll(conns)
-	before, err := s.cpu()
+	defer done()
+	taken, cost, err := together(s.cpu, callers, func(c int, start time.Time) ([]time.Duration, error) {
+		return repeat(ctx, calls[c], start.Add(span))
+	})
 	if err != nil {
 		return sample{}, err
 	}
+	return summarise(slices.Concat(taken...), cost.elapsed, cost.cpu), nil
+}
+
+// cost is what a measurement took: by the clock, and of the server's CPU.
+type cost struct{ elapsed, cpu time.Duration }
+
+// together runs n callers at once and returns what each of them found.
+func together[T any](cpu func() (time.Duration, error), n int, run func(c int, start time.Time) (T, error)) ([]T, cost, error) {
+	before, err := cpu()
+	if err != nil {
+		return nil, cost{}, err
+	}
+	var callers errgroup.Group
+	found := make([]T, n)
 	start := time.Now()
-	taken, err := e.ask(ctx, conns, callers, start.Add(span))
-	if err != nil {
-		return sample{}, err
-	}
-	elapsed := time.Since(start)
-	after, err := s.cpu()
-	if err != nil {
-		return sample{}, err
-	}
-	return summarise(taken, elapsed, after-before), nil
-}
-
-func (e *environment) connect(ctx context.Context, s *server, callers int) ([]*grpc.ClientConn, error) {
-	conns := make([]*grpc.ClientConn, (callers+callersPerConn-1)/callersPerConn)
-	for i := range conns {
-		conn, err := s.dial()
-		if err != nil {
-			return nil, err
-		}
-		conns[i] = conn
-		if _, err := authzv1.NewAuthorizationServiceClient(conn).Authorize(ctx, e.request(i), grpc.WaitForReady(true)); err != nil {
-			return nil, fmt.Errorf("warm up: %w", err)
-		}
-	}
-	return conns, nil
-}
-
-func closeAll(conns []*grpc.ClientConn) {
-	for _, c := range conns {
-		_ = c.Close() // the measurement is over
-	}
-}
-
-func (e *environment) ask(ctx context.Context, conns []*grpc.ClientConn, callers int, until time.Time) ([]time.Duration, error) {
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		all   []time.Duration
-		first error
-	)
-	for c := range callers {
-		wg.Go(func() {
-			taken, err := e.caller(ctx, conns[c%len(conns)], c, until)
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, taken...)
-			if err != nil && first == nil {
-				first = err
-			}
+	for c := range n {
+		callers.Go(func() (err error) {
+			found[c], err = run(c, start)
+			return err
 		})
 	}
-	wg.Wait()
-	return all, first
+	if err := callers.Wait(); err != nil {
+		return nil, cost{}, err
+	}
+	elapsed := time.Since(start)
+	after, err := cpu()
+	return found, cost{elapsed: elapsed, cpu: after - before}, err
 }
 
-func (e *environment) caller(ctx context.Context, conn *grpc.ClientConn, c int, until time.Time) ([]time.Duration, error) {
-	client := authzv1.NewAuthorizationServiceClient(conn)
-	requests := make([]*authzv1.AuthorizeRequest, 64)
-	for i := range requests {
-		requests[i] = e.request(c*64 + i)
-	}
+// repeat is one caller: it calls again as soon as it is answered.
+func repeat(ctx context.Context, one call, until time.Time) ([]time.Duration, error) {
 	var taken []time.Duration
 	for i := 0; ; i++ {
 		start := time.Now()
 		if start.After(until) {
 			return taken, nil
 		}
-		resp, err := client.Authorize(ctx, requests[i%len(requests)])
-		if err != nil {
-			return taken, fmt.Errorf("call: %w", err)
-		}
-		if resp.GetDecision() != authzv1.Decision_DECISION_ALLOW {
-			return taken, fmt.Errorf("%w: %v %v", errWrongAnswer, resp.GetDecision(), resp.GetReason())
+		if err := one(ctx, i); err != nil {
+			return taken, err
 		}
 		taken = append(taken, time.Since(start))
+	}
+}
+
+// callersPerConn spreads callers over connections as a gateway's pool would.
+const callersPerConn = 32
+
+// method is one gRPC method under load: how the c-th caller calls it over conn.
+type method func(conn *grpc.ClientConn, c int) call
+
+// side is the load of a method of the server.
+func (s *server) side(name string, m method) side {
+	return side{name: name, cpu: s.cpu, open: func(ctx context.Context, callers int) ([]call, func(), error) {
+		return s.connect(ctx, m, callers)
+	}}
+}
+
+func (s *server) connect(ctx context.Context, m method, callers int) ([]call, func(), error) {
+	var conns []*grpc.ClientConn
+	done := func() {
+		for _, c := range conns {
+			_ = c.Close() // the measurement is over
+		}
+	}
+	calls := make([]call, callers)
+	for c := range calls {
+		if c%callersPerConn == 0 {
+			conn, err := s.dial()
+			if err != nil {
+				done()
+				return nil, nil, err
+			}
+			conns = append(conns, conn)
+		}
+		calls[c] = m(conns[len(conns)-1], c)
+		if c%callersPerConn != 0 {
+			continue
+		}
+		if err := calls[c](ctx, 0); err != nil {
+			done()
+			return nil, nil, fmt.Errorf("warm up: %w", err)
+		}
+	}
+	return calls, done, nil
+}
+
+// perCaller is how many different requests each caller sends in turn.
+const perCaller = 64
+
+// requestsOf are the requests of the c-th caller.
+func requestsOf[T any](c int, one func(i int) T) []T {
+	all := make([]T, perCaller)
+	for i := range all {
+		all[i] = one(c*perCaller + i)
+	}
+	return all
+}
+
+// authorize is the method Authorize.
+func (e *environment) authorize(conn *grpc.ClientConn, c int) call {
+	client := authzv1.NewAuthorizationServiceClient(conn)
+	requests := requestsOf(c, e.request)
+	return func(ctx context.Context, i int) error {
+		resp, err := client.Authorize(ctx, requests[i%perCaller])
+		if err != nil {
+			return fmt.Errorf("call: %w", err)
+		}
+		if resp.GetDecision() != authzv1.Decision_DECISION_ALLOW {
+			return fmt.Errorf("%w: %v %v", errWrongAnswer, resp.GetDecision(), resp.GetReason())
+		}
+		return nil
 	}
 }
 
@@ -134,41 +180,20 @@ func (e *environment) streamLoad(ctx context.Context, s *server, streams int, sp
 		return sample{}, err
 	}
 	defer conn.Close()
-	before, err := s.cpu()
+	answered, cost, err := together(s.cpu, streams, func(c int, start time.Time) (int, error) {
+		return e.oneStream(ctx, conn, c, start.Add(span))
+	})
 	if err != nil {
 		return sample{}, err
 	}
-	start := time.Now()
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		total int
-		first error
-	)
-	for c := range streams {
-		wg.Go(func() {
-			n, err := e.oneStream(ctx, conn, c, start.Add(span))
-			mu.Lock()
-			defer mu.Unlock()
-			total += n
-			if err != nil && first == nil {
-				first = err
-			}
-		})
-	}
-	wg.Wait()
-	if first != nil {
-		return sample{}, first
-	}
-	elapsed := time.Since(start)
-	after, err := s.cpu()
-	if err != nil {
-		return sample{}, err
+	total := 0
+	for _, n := range answered {
+		total += n
 	}
 	if total == 0 {
 		return sample{}, errWrongAnswer
 	}
-	return sample{perSecond: float64(total) / elapsed.Seconds(), cpu: (after - before) / time.Duration(total)}, nil
+	return sample{perSecond: float64(total) / cost.elapsed.Seconds(), cpu: cost.cpu / time.Duration(total)}, nil
 }
 
 // streamWindow is how many calls one stream has under way.
@@ -202,12 +227,11 @@ func (e *environment) oneStream(ctx context.Context, conn *grpc.ClientConn, c in
 func (e *environment) sendAll(
 	stream authzv1.AuthorizationService_AuthorizeStreamClient, c int, until time.Time, tokens chan<- struct{},
 ) error {
-	requests := make([]*authzv1.AuthorizeStreamRequest, 64)
-	for i := range requests {
-		req := e.request(c*64 + i)
-		req.RequestId = fmt.Sprint(i)
-		requests[i] = &authzv1.AuthorizeStreamRequest{Request: req}
-	}
+	requests := requestsOf(c, func(i int) *authzv1.AuthorizeStreamRequest {
+		req := e.request(i)
+		req.RequestId = fmt.Sprint(i % perCaller)
+		return &authzv1.AuthorizeStreamRequest{Request: req}
+	})
 	for i := 0; time.Now().Before(until); i++ {
 		select {
 		case tokens <- struct{}{}:

@@ -24,9 +24,9 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == emptyServerArg {
-		if err := serveEmpty(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "bench: empty server:", err)
+	if asServer, err := serve(os.Args[1:]); asServer {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
 		return
@@ -35,6 +35,21 @@ func main() {
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// serve makes this program one of the servers that it starts itself as, if
+// the arguments say so.
+func serve(args []string) (asServer bool, err error) {
+	if len(args) == 0 {
+		return false, nil
+	}
+	switch args[0] {
+	case emptyServerArg:
+		return true, serveEmpty(args[1:])
+	case upstreamArg:
+		return true, serveUpstream()
+	}
+	return false, nil
 }
 
 // options are the command line.
@@ -57,10 +72,21 @@ func allGroups() []group {
 		{"decide", measureDecide},
 		{"compile", measureCompile},
 		{"unary", measureUnary},
+		{"check", measureCheck},
+		{"envoy", measureEnvoy},
 		{"stream", measureStream},
 		{"reload", measureReload},
 		{"start", measureStart},
 	}
+}
+
+// groupNames are the groups as a person reads them.
+func groupNames() string {
+	var names []string
+	for _, g := range allGroups() {
+		names = append(names, g.name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // interrupted is the exit code after ^C, as shells have it.
@@ -96,7 +122,7 @@ func parse(args []string, errOut io.Writer) (options, int) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(errOut)
 	flags.BoolVar(&opt.check, "check", false, "exit 1 if a row is below 0.9 x its budget")
-	flags.StringVar(&opt.groups, "run", "", "comma-separated groups to run: decide, compile, unary, stream, reload, start")
+	flags.StringVar(&opt.groups, "run", "", "comma-separated groups to run: "+groupNames())
 	flags.IntVar(&opt.rounds, "rounds", 5, "how many times each side is measured, in turn")
 	flags.DurationVar(&opt.span, "span", 1500*time.Millisecond, "how long one side is measured in one round")
 	flags.StringVar(&opt.keep, "logs", "", "directory for the servers' output (default: a temporary one)")
@@ -109,7 +135,7 @@ func parse(args []string, errOut io.Writer) (options, int) {
 	}
 	for _, name := range split(opt.groups) {
 		if !slices.ContainsFunc(allGroups(), func(g group) bool { return g.name == name }) {
-			fmt.Fprintf(errOut, "bench: there is no group %q; write decide, compile, unary, stream, reload or start\n", name)
+			fmt.Fprintf(errOut, "bench: there is no group %q; there are %s\n", name, groupNames())
 			return opt, 2
 		}
 	}

@@ -58,3 +58,45 @@ func baseDocument(scopes int) []byte {
 
 // resourceOf is a resource that scope i covers.
 func resourceOf(i int) string { return fmt.Sprintf("svc%d/things%d/items/42", i%100, i) }
+
+// httpDocument says how an HTTP request becomes the call for a resource of
+// resourceOf. An agent is named by Envoy's configuration or, where one
+// configuration serves many agents, by a header.
+func httpDocument(trustedHops int) policy.Document {
+	return policy.Document{Name: "http.yaml", Data: fmt.Appendf(nil, `http:
+  agent_from:
+    - {from: context_extension, name: agent}
+    - {from: header, name: x-agent-id}
+  source_ip: {trusted_hops: %d}
+  request_bodies: sent
+  routes:
+    read: {methods: [GET], path: "/{service}/{thing}/{rest...}", action: read, resource: "{service}/{thing}/{rest}"}
+    export: {methods: [POST], path: "/{service}/{thing}/{rest...}", action: export, resource: "{service}/{thing}/{rest}"}
+`, trustedHops)}
+}
+
+// opaData is the policy of generate and httpDocument as data for the rules of
+// tools/opacheck, which look everything up by a key.
+func opaData(s shape) map[string]any {
+	agents, scopes := map[string]any{}, map[string]map[string]any{}
+	for a := range s.agents {
+		held := map[string]bool{}
+		for k := range s.scopesPerAgent {
+			held[fmt.Sprintf("s%d", (a+k)%s.scopes)] = true
+		}
+		agents[fmt.Sprintf("agent-%d", a)] = map[string]any{"networks": []string{"cluster"}, "scopes": held}
+	}
+	for i := range s.scopes {
+		service, covering := fmt.Sprintf("svc%d", i%100), []string{fmt.Sprintf("s%d", i)}
+		if scopes[service] == nil {
+			scopes[service] = map[string]any{}
+		}
+		scopes[service][fmt.Sprintf("things%d", i)] = map[string]any{"read": covering, "list": covering}
+	}
+	return map[string]any{
+		"agents": agents, "scopes": scopes,
+		"networks":       map[string][]string{"cluster": {"10.8.0.0/16", "fd00:8::/32"}},
+		"routes":         map[string]string{"GET": "read", "POST": "export"},
+		"denied_actions": map[string]bool{"export": true},
+	}
+}

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
+	"github.com/kelpie-authz/kelpie/policy"
 )
 
 // environment holds what the groups share: the built binary, a policy on disk,
@@ -57,19 +57,28 @@ func (e *environment) prepare(ctx context.Context) error {
 			return fmt.Errorf("make the directory for the logs: %w", err)
 		}
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", e.binary, "github.com/kelpie-authz/kelpie/cmd/kelpie")
-	if msg, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build kelpie: %w\n%s", err, msg)
+	if err := build(ctx, "-o", e.binary, ourModule+"/cmd/kelpie"); err != nil {
+		return err
 	}
-	return e.writePolicy()
+	return writePolicy(e.policy, generate(e.shape))
 }
 
-func (e *environment) writePolicy() error {
-	if err := os.MkdirAll(e.policy, 0o755); err != nil {
+const ourModule = "github.com/kelpie-authz/kelpie"
+
+func build(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build"}, args...)...)
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, msg)
+	}
+	return nil
+}
+
+func writePolicy(dir string, docs []policy.Document) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write the policy: %w", err)
 	}
-	for _, doc := range generate(e.shape) {
-		if err := os.WriteFile(filepath.Join(e.policy, doc.Name), doc.Data, 0o600); err != nil {
+	for _, doc := range docs {
+		if err := os.WriteFile(filepath.Join(dir, doc.Name), doc.Data, 0o600); err != nil {
 			return fmt.Errorf("write the policy: %w", err)
 		}
 	}
@@ -95,51 +104,69 @@ func (e *environment) startKelpie(ctx context.Context, name, policyDir string) (
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(e.dir, name+".log"))
+	s, err := e.startLogged(name, exec.CommandContext(ctx, e.binary, "serve", "--policy", policyDir, "--grpc-addr", addr,
+		"--admin-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0", "--state", filepath.Join(e.dir, name+".state")))
 	if err != nil {
-		return nil, fmt.Errorf("create the log: %w", err)
+		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, e.binary, "serve", "--policy", policyDir, "--grpc-addr", addr,
-		"--admin-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0", "--state", filepath.Join(e.dir, name+".state"))
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		_ = log.Close() // nothing was written
-		return nil, fmt.Errorf("start kelpie: %w", err)
-	}
-	s := &server{cmd: cmd, addr: addr, log: log}
+	s.addr = addr
 	if err := s.await(ctx, e.request(0)); err != nil {
 		s.stop()
-		return nil, fmt.Errorf("kelpie did not come up, see %s: %w", log.Name(), err)
+		return nil, fmt.Errorf("kelpie did not come up, see %s: %w", s.log.Name(), err)
 	}
 	return s, nil
 }
 
-// startEmpty starts this program as the empty service, with the collector set
-// as Kelpie sets its own, and replies of the size of reply.
-func (e *environment) startEmpty(ctx context.Context, reply *authzv1.AuthorizeResponse) (*server, error) {
-	raw, err := proto.Marshal(reply)
+// startLogged starts a server that writes what it has to say into a file.
+func (e *environment) startLogged(name string, cmd *exec.Cmd) (*server, error) {
+	log, err := os.Create(filepath.Join(e.dir, name+".log"))
 	if err != nil {
-		return nil, fmt.Errorf("encode the reply: %w", err)
+		return nil, fmt.Errorf("create the log: %w", err)
 	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		_ = log.Close() // nothing was written
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	return &server{cmd: cmd, log: log}, nil
+}
+
+// startEmpty starts this program as the empty service that answers with reply.
+func (e *environment) startEmpty(ctx context.Context, reply proto.Message) (*server, error) {
+	arg, err := encodeReply(reply)
+	if err != nil {
+		return nil, err
+	}
+	return startSelf(ctx, emptyServerArg, arg)
+}
+
+// startSelf starts this program as one of the servers that it can be.
+func startSelf(ctx context.Context, args ...string) (*server, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, self, emptyServerArg, base64.StdEncoding.EncodeToString(raw))
+	return startTelling(exec.CommandContext(ctx, self, args...))
+}
+
+// startTelling starts a server that prints its address once it listens, with
+// the collector set as Kelpie sets its own.
+func startTelling(cmd *exec.Cmd) (*server, error) {
+	name := filepath.Base(cmd.Path)
 	cmd.Env = append(os.Environ(), "GOGC="+collectorPercent())
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, fmt.Errorf("start the empty server: %w", err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the empty server: %w", err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	s := &server{cmd: cmd}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		s.stop()
-		return nil, fmt.Errorf("the empty server did not come up: %w", err)
+		return nil, fmt.Errorf("%s did not come up: %w", name, err)
 	}
 	s.addr = strings.TrimSpace(line)
 	return s, nil
@@ -240,10 +267,15 @@ func freeAddr() (string, error) {
 
 // request is the i-th request of the load: many agents, many resources.
 func (e *environment) request(i int) *authzv1.AuthorizeRequest {
+	agent, resource := e.pick(i)
+	return &authzv1.AuthorizeRequest{Agent: agent, Action: "read", Resource: resource, SourceIp: callerAddress}
+}
+
+// callerAddress is in the network that the agents of a generated policy call from.
+const callerAddress = "10.8.0.5"
+
+// pick is the i-th agent of the load and a resource that it may read.
+func (e *environment) pick(i int) (agent, resource string) {
 	a := i * 31 % e.shape.agents
-	return &authzv1.AuthorizeRequest{
-		Agent: fmt.Sprintf("agent-%d", a), Action: "read",
-		Resource: resourceOf((a + i%e.shape.scopesPerAgent) % e.shape.scopes),
-		SourceIp: "10.8.0.5",
-	}
+	return fmt.Sprintf("agent-%d", a), resourceOf((a + i%e.shape.scopesPerAgent) % e.shape.scopes)
 }

@@ -21,98 +21,98 @@ const (
 )
 
 func measureUnary(ctx context.Context, env *environment) ([]row, error) {
-	ours, theirs, err := env.startBoth(ctx)
+	kelpie, err := env.startKelpie(ctx, "unary", env.policy)
 	if err != nil {
 		return nil, err
 	}
-	defer ours.stop()
-	defer theirs.stop()
+	defer kelpie.stop()
+	reply, err := env.answer(ctx, kelpie)
+	if err != nil {
+		return nil, err
+	}
+	empty, err := env.startEmpty(ctx, reply)
+	if err != nil {
+		return nil, err
+	}
+	defer empty.stop()
 	var rows []row
 	for _, callers := range []int{1, 16, 128} {
-		pairs, err := env.rounds(ctx, ours, theirs, callers)
+		pairs, err := env.rounds(ctx, callers, kelpie.side("kelpie", env.authorize), empty.side("the empty service", env.authorize))
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, unaryRows(callers, pairs)...)
+		rows = append(rows, ratioRows(fmt.Sprintf("Authorize, %d callers, against empty", callers), pairs[0])...)
 	}
 	return rows, nil
 }
 
-// startBoth starts Kelpie, takes one of its answers, and starts the empty
-// service with answers of that size.
-func (e *environment) startBoth(ctx context.Context) (ours, theirs *server, err error) {
-	ours, err = e.startKelpie(ctx, "unary", e.policy)
+// answer is Kelpie's answer to the first request of the load.
+func (e *environment) answer(ctx context.Context, s *server) (*authzv1.AuthorizeResponse, error) {
+	conn, err := s.dial()
 	if err != nil {
-		return nil, nil, err
-	}
-	conn, err := ours.dial()
-	if err != nil {
-		ours.stop()
-		return nil, nil, err
+		return nil, err
 	}
 	defer conn.Close()
-	reply, err := authzv1.NewAuthorizationServiceClient(conn).Authorize(ctx, e.request(0))
+	resp, err := authzv1.NewAuthorizationServiceClient(conn).Authorize(ctx, e.request(0))
 	if err != nil {
-		ours.stop()
-		return nil, nil, fmt.Errorf("ask for a sample answer: %w", err)
+		return nil, fmt.Errorf("ask for an answer: %w", err)
 	}
-	theirs, err = e.startEmpty(ctx, reply)
-	if err != nil {
-		ours.stop()
-		return nil, nil, err
-	}
-	return ours, theirs, nil
+	return resp, nil
 }
 
-// pair is one round: both sides, one after the other.
+// pair is one round of two sides.
 type pair struct{ ours, theirs sample }
 
-// rounds measures both sides in turn, so that what else the machine does hits
-// both. The first round warms up and is not counted.
-func (e *environment) rounds(ctx context.Context, ours, theirs *server, callers int) ([]pair, error) {
-	var pairs []pair
+// rounds measures the sides in turn, so that what else the machine does hits
+// all of them, and returns ours beside each of the others. The first round
+// warms up and is not counted.
+func (e *environment) rounds(ctx context.Context, callers int, ours side, others ...side) ([][]pair, error) {
+	pairs := make([][]pair, len(others))
 	for i := range e.opt.rounds + 1 {
-		var (
-			p   pair
-			err error
-		)
-		p.theirs, err = e.load(ctx, theirs, callers, e.opt.span)
-		if err != nil {
-			return nil, fmt.Errorf("empty service: %w", err)
+		theirs := make([]sample, len(others))
+		for k, other := range others {
+			var err error
+			if theirs[k], err = load(ctx, other, callers, e.opt.span); err != nil {
+				return nil, fmt.Errorf("%s: %w", other.name, err)
+			}
 		}
-		p.ours, err = e.load(ctx, ours, callers, e.opt.span)
+		own, err := load(ctx, ours, callers, e.opt.span)
 		if err != nil {
-			return nil, fmt.Errorf("kelpie: %w", err)
+			return nil, fmt.Errorf("%s: %w", ours.name, err)
 		}
-		if i > 0 {
-			pairs = append(pairs, p)
+		for k := range others {
+			if i > 0 {
+				pairs[k] = append(pairs[k], pair{ours: own, theirs: theirs[k]})
+			}
 		}
 	}
 	return pairs, nil
 }
 
-func unaryRows(callers int, pairs []pair) []row {
-	of := func(f func(pair) float64) float64 { return median(pairs, f) }
-	speed := of(func(p pair) float64 { return p.ours.perSecond / p.theirs.perSecond })
-	cpu := of(func(p pair) float64 { return float64(p.ours.cpu) / float64(p.theirs.cpu) })
-	side := func(pick func(pair) sample) string {
-		return fmt.Sprintf("%.0f/s p50 %v p99 %v cpu %v",
-			of(func(p pair) float64 { return pick(p).perSecond }),
-			time.Duration(of(func(p pair) float64 { return float64(pick(p).p50) })).Round(time.Microsecond),
-			time.Duration(of(func(p pair) float64 { return float64(pick(p).p99) })).Round(time.Microsecond),
-			time.Duration(of(func(p pair) float64 { return float64(pick(p).cpu) })).Round(100*time.Nanosecond))
-	}
-	ourSide := side(func(p pair) sample { return p.ours })
-	theirSide := side(func(p pair) sample { return p.theirs })
+// ratioRows are speed and CPU time per call against another service, judged by
+// the budgets of a service against the empty one.
+func ratioRows(what string, pairs []pair) []row {
+	speed := median(pairs, func(p pair) float64 { return p.ours.perSecond / p.theirs.perSecond })
+	cpu := median(pairs, func(p pair) float64 { return float64(p.ours.cpu) / float64(p.theirs.cpu) })
+	ours, theirs := bothSides(pairs)
 	return []row{
-		{
-			what: fmt.Sprintf("Authorize, %d callers, against empty: %.2f x", callers, speed),
-			ours: ourSide, theirs: theirSide, budget: ">= 0.85 x", score: atLeast(speed, unaryRatio),
-		},
-		{
-			what: fmt.Sprintf("  server CPU per call: %.2f x", cpu), budget: "<= 1.25 x", score: atMost(cpu, cpuRatio),
-		},
+		{what: fmt.Sprintf("%s: %.2f x", what, speed), ours: ours, theirs: theirs, budget: ">= 0.85 x", score: atLeast(speed, unaryRatio)},
+		{what: fmt.Sprintf("  server CPU per call: %.2f x", cpu), budget: "<= 1.25 x", score: atMost(cpu, cpuRatio)},
 	}
+}
+
+// bothSides are the two sides as people read them.
+func bothSides(pairs []pair) (ours, theirs string) {
+	side := func(pick func(pair) sample) string {
+		part := func(f func(sample) time.Duration, unit time.Duration) time.Duration {
+			return time.Duration(median(pairs, func(p pair) float64 { return float64(f(pick(p))) })).Round(unit)
+		}
+		return fmt.Sprintf("%.0f/s p50 %v p99 %v cpu %v", median(pairs, func(p pair) float64 { return pick(p).perSecond }),
+			part(func(s sample) time.Duration { return s.p50 }, time.Microsecond),
+			part(func(s sample) time.Duration { return s.p99 }, time.Microsecond),
+			part(func(s sample) time.Duration { return s.cpu }, 100*time.Nanosecond))
+	}
+	return side(func(p pair) sample { return p.ours }), side(func(p pair) sample { return p.theirs })
 }
 
 func median(pairs []pair, f func(pair) float64) float64 {
@@ -132,7 +132,7 @@ func measureStream(ctx context.Context, env *environment) ([]row, error) {
 	defer s.stop()
 	var pairs []pair
 	for i := range env.opt.rounds + 1 {
-		unary, err := env.load(ctx, s, 128, env.opt.span)
+		unary, err := load(ctx, s.side("unary", env.authorize), 128, env.opt.span)
 		if err != nil {
 			return nil, err
 		}
@@ -173,7 +173,7 @@ func measureReload(ctx context.Context, env *environment) ([]row, error) {
 	}()
 	var pairs []pair
 	for i := range env.opt.rounds {
-		quiet, err := env.load(ctx, s, 16, env.opt.span)
+		quiet, err := load(ctx, s.side("kelpie", env.authorize), 16, env.opt.span)
 		if err != nil {
 			return nil, err
 		}
@@ -181,19 +181,19 @@ func measureReload(ctx context.Context, env *environment) ([]row, error) {
 		if err := os.WriteFile(base, edited, 0o600); err != nil {
 			return nil, fmt.Errorf("edit the policy: %w", err)
 		}
-		before, err := env.version(ctx, s)
+		before, err := env.answer(ctx, s)
 		if err != nil {
 			return nil, err
 		}
-		busy, err := env.load(ctx, s, 16, env.opt.span)
+		busy, err := load(ctx, s.side("kelpie", env.authorize), 16, env.opt.span)
 		if err != nil {
 			return nil, err
 		}
-		after, err := env.version(ctx, s)
+		after, err := env.answer(ctx, s)
 		if err != nil {
 			return nil, err
 		}
-		if after == before {
+		if after.GetPolicyVersion() == before.GetPolicyVersion() {
 			return nil, fmt.Errorf("%w: the edited policy did not come into force within %v", errWrongAnswer, env.opt.span)
 		}
 		pairs = append(pairs, pair{ours: busy, theirs: quiet})
@@ -207,20 +207,6 @@ func measureReload(ctx context.Context, env *environment) ([]row, error) {
 		ours: p99(func(p pair) sample { return p.ours }), theirs: p99(func(p pair) sample { return p.theirs }),
 		budget: "<= 2 x", score: atMost(ratio, reloadRatio),
 	}}, nil
-}
-
-// version is the policy_version that answers carry now.
-func (e *environment) version(ctx context.Context, s *server) (string, error) {
-	conn, err := s.dial()
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close()
-	resp, err := authzv1.NewAuthorizationServiceClient(conn).Authorize(ctx, e.request(0))
-	if err != nil {
-		return "", fmt.Errorf("ask for the policy version: %w", err)
-	}
-	return resp.GetPolicyVersion(), nil
 }
 
 // measureStart takes the time from starting the process to its first answer.

@@ -29,6 +29,14 @@ func atMost(value, limit float64) float64 {
 	return limit / value
 }
 
+// unjudged are rows for the reader alone.
+func unjudged(rows []row) []row {
+	for i := range rows {
+		rows[i].budget, rows[i].score = "", 0
+	}
+	return rows
+}
+
 // below lists the rows that keep less than part of their budget.
 func below(rows []row, part float64) []string {
 	var missed []string
