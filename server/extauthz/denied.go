@@ -100,7 +100,7 @@ func stop(code int, e *explanation, limits []pdp.LimitStatus) *authv3.CheckRespo
 		Status: &rpcstatus.Status{Code: int32(grpcCode), Message: e.Reason}, //nolint:gosec // A code is a small number.
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
 			Status:  &typev3.HttpStatus{Code: typev3.StatusCode(code)}, //nolint:gosec // A code of HTTP is a small number.
-			Headers: h.options(),
+			Headers: h.list,
 			Body:    string(append(text, '\n')),
 		}},
 	}

@@ -25,7 +25,8 @@ type allowance struct {
 	status   rpcstatus.Status
 	body     authv3.CheckResponse_OkResponse
 	ok       authv3.OkHttpResponse
-	up, down headers
+	room     [3]header
+	list     [3]*corev3.HeaderValueOption
 	metadata metadata
 }
 
@@ -34,11 +35,11 @@ type allowance struct {
 // OK: an answer without one would be OK as well.
 func allowed(d *pdp.HTTPDecision, inbound map[string]string) *authv3.CheckResponse {
 	a := new(allowance)
-	a.up.set(decisionIDHeader, d.ID)
-	a.down.set(decisionIDHeader, d.ID)
-	addLimits(&a.down, d.Limits)
-	a.ok.Headers = a.up.options()
-	a.ok.ResponseHeadersToAdd = a.down.options()
+	h := headers{room: a.room[:], list: a.list[:0]}
+	h.set(decisionIDHeader, d.ID)
+	addLimits(&h, d.Limits)
+	a.ok.Headers = h.list[:1:1]
+	a.ok.ResponseHeadersToAdd = h.list
 	for name := range inbound {
 		if isOwn(name) && name != decisionIDHeader {
 			a.ok.HeadersToRemove = append(a.ok.HeadersToRemove, name)
@@ -72,13 +73,17 @@ func isOwn(name string) bool {
 	return true
 }
 
-// headers is a list of headers with room for what an answer usually has.
+// header is one header of an answer.
+type header struct {
+	option corev3.HeaderValueOption
+	value  corev3.HeaderValue
+}
+
+// headers is a list of headers in room that is there already; what does not
+// fit in gets its own.
 type headers struct {
-	n       int
-	values  [4]corev3.HeaderValue
-	entries [4]corev3.HeaderValueOption
-	list    [4]*corev3.HeaderValueOption
-	more    []*corev3.HeaderValueOption
+	room []header
+	list []*corev3.HeaderValueOption
 }
 
 // set overwrites what is there under the name.
@@ -92,22 +97,15 @@ func (h *headers) also(name, value string) {
 }
 
 func (h *headers) add(name, value string, action corev3.HeaderValueOption_HeaderAppendAction) {
-	var v *corev3.HeaderValue
-	var o *corev3.HeaderValueOption
-	if h.n < len(h.list) {
-		v, o = &h.values[h.n], &h.entries[h.n]
-		h.list[h.n] = o
-		h.n++
+	var one *header
+	if len(h.room) > 0 {
+		one, h.room = &h.room[0], h.room[1:]
 	} else {
-		v, o = new(corev3.HeaderValue), new(corev3.HeaderValueOption)
-		h.more = append(h.more, o)
+		one = new(header)
 	}
-	v.Key, v.Value = name, value
-	o.Header, o.AppendAction = v, action
-}
-
-func (h *headers) options() []*corev3.HeaderValueOption {
-	return append(h.list[:h.n:h.n], h.more...)
+	one.value.Key, one.value.Value = name, value
+	one.option.Header, one.option.AppendAction = &one.value, action
+	h.list = append(h.list, &one.option)
 }
 
 // addLimits adds RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10):
