@@ -100,6 +100,7 @@ func TestHTTPBodies(t *testing.T) {
 		"large":                 {web(post("/pay/rent", `{"a":"`+strings.Repeat("x", 64<<10)+`"}`)), pdp.ParametersTruncated, ""},
 		"large with its query":  {web(post("/pay/rent?q="+strings.Repeat("y", 200), `{"a":"`+strings.Repeat("x", 64<<10-100)+`"}`)), pdp.ParametersTruncated, ""},
 		"a list":                {web(post("/pay/rent", `[{"a":1}]`)), 0, "parameters_invalid"},
+		"in other brackets":     {web(post("/pay/rent", `["a":1]`)), 0, "parameters_invalid"},
 		"a number":              {web(post("/pay/rent", `1`)), 0, "parameters_invalid"},
 		"nothing":               {web(post("/pay/rent", ` `)), 0, "parameters_invalid"},
 		"half":                  {web(post("/pay/rent", `{"a":1`)), 0, "parameters_invalid"},

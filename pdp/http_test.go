@@ -204,6 +204,9 @@ func TestHTTPRefusesContradictions(t *testing.T) {
 		"method override, in a form not read": web(post("/upload", "_method=DELETE"), func(in *pdp.HTTPRequest) {
 			in.Headers["content-type"] = "application/x-www-form-urlencoded; charset=utf-8"
 		}),
+		"method override, beside a body not seen": web(post("/pay/rent?_method=DELETE", ""), func(in *pdp.HTTPRequest) {
+			in.Body, in.BodyState = nil, pdp.BodyUnseen
+		}),
 		"another path":            web(header("x-original-url", "/admin")),
 		"another path, rewrite":   web(header("x-rewrite-url", "/admin")),
 		"the method said twice":   web(header(":method", "DELETE")),

@@ -1,12 +1,14 @@
 package main
 
+import "slices"
+
 // mutants are the checks of a decision, in the order in which they are made.
 // Each is tried against the package that owns it, not against the whole tree,
 // so that a check is tested where it lives. Checks whose data come with later
 // work (identity, revocation, kept approvals) are switched off at the seam
 // that pdp has for them.
 func mutants() []mutant {
-	return append(append(policyMutants(), pdpMutants()...), limiterMutants()...)
+	return slices.Concat(policyMutants(), pdpMutants(), limiterMutants(), httpMutants(), extAuthzMutants())
 }
 
 func policyMutants() []mutant {
@@ -74,5 +76,63 @@ func limiterMutants() []mutant {
 		in("quota.go", "quota", "if v.used+pending+cost <= l.capacity() {", "if v.used+pending <= l.capacity() {"),
 		in("concurrency.go", "concurrency", "if lacking <= 0 {\n\t\treturn 0, true", "if lacking <= l.capacity() {\n\t\treturn 0, true"),
 		in("decision.go", "all or nothing", "if !d.judgeOne(i) {\n\t\t\td.call.Result.Admitted = false", "if !d.judgeOne(i) && i == 0 {\n\t\t\td.call.Result.Admitted = false"),
+	}
+}
+
+// httpMutants are the checks by which an HTTP request becomes a call.
+func httpMutants() []mutant {
+	in := func(file, name, old, changed string) mutant {
+		return mutant{name: "http: " + name, file: "pdp/" + file, old: old, new: changed, tests: []string{"./pdp"}, flags: []string{noFailFile}}
+	}
+	return []mutant{
+		in("http_map.go", "headers that contradict the request", "found && value != one.same", "found && value != one.same && false"),
+		in("http_map.go", "segments of the path", "if err := policy.CheckPathSegment(segment); err != nil {", "if err := policy.CheckPathSegment(segment); err != nil && false {"),
+		in("http_map.go", "empty segments", `if segment == "" && more {`, "if false {"),
+		in("http_map.go", "bytes that are not ASCII", "if raw[i] >= utf8.RuneSelf {", "if raw[i] >= utf8.RuneSelf && false {"),
+		in("http_map.go", "an agent's id", "if err := policy.CheckAgent(m.req.Agent); err != nil {", "if err := policy.CheckAgent(m.req.Agent); err != nil && false {"),
+		in("http.go", "a _method in the body", "strings.EqualFold(name, methodField) && value != method", "strings.EqualFold(name, methodField) && value != method && false"),
+		in("http.go", "no route", "j.unmapped = unmapped", "j.unmapped = unmapped && false"),
+		in("http_identity.go", "a source that is there and bad", "case why != \"\":\n\t\t\treturn \"\", unidentified(why)", `case why != "":`),
+		in("http_identity.go", "an id said twice", `if strings.IndexByte(value, ',') >= 0 {`, "if false {"),
+		in("http_identity.go", "the last address is the peer", "if !samePeer(last, in.Peer) {", "if !samePeer(last, in.Peer) && false {"),
+		in("http_identity.go", "hops", "for range h.TrustedHops {", "for range 1 {"),
+		in("http_identity.go", "SPIFFE ids alone", "if !isSPIFFE(in.Principal) {", "if false {"),
+		in("http_params.go", "a body that may be there", "if !h.BodiesSent {", "if false {"),
+		in("http_params.go", "a body that is cut", "case state == BodyCut:", "case false:"),
+		in("http_params.go", "a body of another type", "case kind != jsonType:", "case false:"),
+		in("http_params.go", "a body that is one object", "text[0] != '{' || text[len(text)-1] != '}'", "text[0] == 0"),
+		in("http_params.go", "a _method in the query", "case strings.EqualFold(name, methodField) && value != method:", "case false:"),
+		in("http_params.go", "a _method in a form", "if fault == nil && kind == formType {", "if false {"),
+		in("http_params.go", "a header said twice", "case strings.IndexByte(value, ',') >= 0:", "case false:"),
+		in("http_params.go", "characters of the query", "case c == ';' || c == '#' || c < ' ' || c >= 0x7f:", "case false:"),
+	}
+}
+
+// extAuthzMutants are the places where a denial could leave as an ALLOW, or a
+// body pass for more than was seen.
+func extAuthzMutants() []mutant {
+	in := func(file, name, old, changed string) mutant {
+		return mutant{name: "ext_authz: " + name, file: "server/extauthz/" + file, old: old, new: changed, tests: []string{"./server/extauthz"}}
+	}
+	return []mutant{
+		in("extauthz.go", "ALLOW alone opens", "if c.out.Verdict == pdp.Allow {", "if c.out.Verdict != pdp.Deny {"),
+		in("extauthz.go", "no decision opens nothing", "return refusal(undecided(ctx, err)), nil", "return allowed(&c.out, nil), nil"),
+		in("extauthz.go", "the gateway's standing", "return refusal(err), nil //nolint:nilerr // An error would open gateways that fail open.", "gateway = \"\""),
+		in("denied.go", "a denial has a code", "Code: int32(grpcCode)", "Code: int32(grpcCode) * 0"),
+		in("response.go", "headers of ours are removed", "if isOwn(name) && name != decisionIDHeader {", "if false {"),
+		in("response.go", "headers of ours in disguise", "case c == '_':", "case false:"),
+		in("request.go", "a body cut by Envoy", `case strings.Contains(partial, "true"), http.GetSize() > int64(len(raw)):`, "case http.GetSize() > int64(len(raw)):"),
+		in("request.go", "a body shorter than it says", "case hasLength && (err != nil || length != uint64(len(raw))), !hasLength", "case !hasLength"),
+		in("request.go", "a body that was not passed on", "return nil, pdp.BodyUnseen\n\tcase len(raw) == 0 && http.GetSize() > 0:", "return nil, pdp.BodyNone\n\tcase len(raw) == 0 && http.GetSize() > 0:"),
+		in("request.go", "a text that may be changed", "case text && bytes.IndexByte(raw, '!') >= 0:", "case false:"),
+		in("request.go", "headers listed twice", `value = before + "," + value`, "_ = before"),
+		{
+			name: "ext_authz: what no handler saw is denied", file: "server/calls.go",
+			old: "return answer(err), nil", new: "return nil, err", tests: []string{"./server"},
+		},
+		{
+			name: "ext_authz: shed as a denial", file: "server/inflight.go",
+			old: "if f.answers[info.FullMethodName] {", new: "if false {", tests: []string{"./internal/app"},
+		},
 	}
 }
