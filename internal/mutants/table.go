@@ -124,7 +124,7 @@ func extAuthzMutants() []mutant {
 		in("request.go", "a body cut by Envoy", `case strings.Contains(partial, "true"), http.GetSize() > int64(len(raw)):`, "case http.GetSize() > int64(len(raw)):"),
 		in("request.go", "a body shorter than it says", "case hasLength && (err != nil || length != uint64(len(raw))), !hasLength", "case !hasLength"),
 		in("request.go", "a body that was not passed on", "return nil, pdp.BodyUnseen\n\tcase len(raw) == 0 && http.GetSize() > 0:", "return nil, pdp.BodyNone\n\tcase len(raw) == 0 && http.GetSize() > 0:"),
-		in("request.go", "a text that may be changed", "case text && bytes.IndexByte(raw, '!') >= 0:", "case false:"),
+		in("request.go", "a text that may be changed", "case text && bytes.IndexByte(raw, '!') >= 0:", "case text && bytes.IndexByte(raw, '!') >= 0 && false:"),
 		in("request.go", "headers listed twice", `value = before + "," + value`, "_ = before"),
 		{
 			name: "ext_authz: what no handler saw is denied", file: "server/calls.go",
