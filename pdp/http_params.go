@@ -147,7 +147,7 @@ func bodyType(headers map[string]string) (string, *httpFault) {
 	}
 	kind, more, err := mime.ParseMediaType(text)
 	if err != nil {
-		return "", nil //nolint:nilerr // What cannot be read is no type that is known.
+		return "", nil
 	}
 	if charset, given := more["charset"]; given && !strings.EqualFold(charset, "utf-8") {
 		return "", nil

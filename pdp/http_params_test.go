@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -24,7 +25,7 @@ func sum(text string) string {
 // What the parameters of a request are, by the digest of their bytes.
 func TestHTTPParameters(t *testing.T) {
 	t.Parallel()
-	with := func(name, value string) func(*pdp.HTTPRequest) { return header(name, value) }
+	with := header
 	noBody := func(in *pdp.HTTPRequest) {
 		in.Body, in.BodyState = nil, pdp.BodyNone
 		in.Headers = maps.Clone(in.Headers)
@@ -239,8 +240,8 @@ func mayPassHTTP(in *pdp.HTTPRequest, out *pdp.HTTPDecision) bool {
 		}
 		segments[i] = text
 	}
-	reads := in.Method == "GET" && (segments[0] == "tree" || len(segments) == 2 && segments[0] == "notes") ||
-		in.Method == "HEAD" && len(segments) == 2 && segments[0] == "notes"
+	reads := in.Method == http.MethodGet && (segments[0] == "tree" || len(segments) == 2 && segments[0] == "notes") ||
+		in.Method == http.MethodHead && len(segments) == 2 && segments[0] == "notes"
 	rest := strings.Join(segments[1:], "/")
 	agents := []string{"reader", "roamer", "cleaner"}
 	return reads && out.Action == "read" && out.Resource == "notes/"+rest && slices.Contains(agents, out.Agent) &&

@@ -304,7 +304,7 @@ func TestHTTPLimits(t *testing.T) {
 }
 
 // An allocation more is a decision about the hot path: see docs/performance.md.
-func TestHTTPAllocations(t *testing.T) {
+func TestHTTPAllocations(t *testing.T) { //nolint:paralleltest // It counts what the process allocates.
 	f := newFixture(t, webPolicy+"\n")
 	in := web()
 	var out pdp.HTTPDecision

@@ -100,7 +100,7 @@ func set(name, value string) change {
 // raw sends the headers as a list, with one more.
 func raw(name, value string) change {
 	return func(in *authv3.CheckRequest) {
-		http := in.Attributes.Request.Http
+		http := in.GetAttributes().GetRequest().GetHttp()
 		list := &corev3.HeaderMap{}
 		for n, v := range http.GetHeaders() {
 			list.Headers = append(list.Headers, &corev3.HeaderValue{Key: n, Value: v})
@@ -113,7 +113,7 @@ func raw(name, value string) change {
 // refund is one of the body's amount, whole unless a later change says otherwise.
 func refund(body string) change {
 	return func(in *authv3.CheckRequest) {
-		http := in.Attributes.Request.Http
+		http := in.GetAttributes().GetRequest().GetHttp()
 		http.Method, http.Path, http.RawBody, http.Size = "POST", "/refunds", []byte(body), int64(len(body))
 		http.Headers = maps.Clone(http.GetHeaders())
 		http.Headers["content-type"] = "application/json"
@@ -179,14 +179,19 @@ func bypassCases() map[string][]change {
 		"cut":                      {refund(`{"amount":1}`), set("x-envoy-auth-partial-body", "true")},
 		"cut, says the length":     {refund(`{"amount":1}`), set("content-length", "99")},
 		"cut, says the size":       {refund(`{"amount":1}`), func(in *authv3.CheckRequest) { in.Attributes.Request.Http.Size = 99 }},
-		"nobody says it is whole":  {refund(`{"amount":1}`), func(in *authv3.CheckRequest) { delete(in.Attributes.Request.Http.Headers, "x-envoy-auth-partial-body") }},
-		"partial said twice":       {refund(`{"amount":1}`), raw("x-envoy-auth-partial-body", "true")},
+		"nobody says it is whole": {refund(`{"amount":1}`), func(in *authv3.CheckRequest) {
+			delete(in.GetAttributes().GetRequest().GetHttp().GetHeaders(), "x-envoy-auth-partial-body")
+		}},
+		"partial said twice": {refund(`{"amount":1}`), raw("x-envoy-auth-partial-body", "true")},
 		"text with a replacement": {refund(`{"amount":1,"to":"a!"}`), func(in *authv3.CheckRequest) {
-			h := in.Attributes.Request.Http
+			h := in.GetAttributes().GetRequest().GetHttp()
 			h.Body, h.RawBody = string(h.GetRawBody()), nil
 		}},
-		"not passed on":            {refund(`{"amount":1}`), func(in *authv3.CheckRequest) { in.Attributes.Request.Http.RawBody = nil }},
-		"no body":                  {refund(`{"amount":1}`), func(in *authv3.CheckRequest) { h := in.Attributes.Request.Http; h.RawBody, h.Size = nil, 0 }},
+		"not passed on": {refund(`{"amount":1}`), func(in *authv3.CheckRequest) { in.Attributes.Request.Http.RawBody = nil }},
+		"no body": {refund(`{"amount":1}`), func(in *authv3.CheckRequest) {
+			h := in.GetAttributes().GetRequest().GetHttp()
+			h.RawBody, h.Size = nil, 0
+		}},
 		"as text":                  {refund(`{"amount":1}`), set("content-type", "text/plain")},
 		"as a form":                {refund(`{"amount":1}`), set("content-type", "application/x-www-form-urlencoded")},
 		"types twice":              {refund(`{"amount":1}`), set("content-type", "application/json,text/plain")},

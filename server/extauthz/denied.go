@@ -97,7 +97,7 @@ func stop(code int, e *explanation, limits []pdp.LimitStatus) *authv3.CheckRespo
 		text = []byte(`{"decision":"DENY"}`) // It holds texts and numbers alone, so this is never seen.
 	}
 	return &authv3.CheckResponse{
-		Status: &rpcstatus.Status{Code: int32(grpcCode), Message: e.Reason}, //nolint:gosec // A code is a small number.
+		Status: &rpcstatus.Status{Code: int32(grpcCode), Message: e.Reason},
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
 			Status:  &typev3.HttpStatus{Code: typev3.StatusCode(code)}, //nolint:gosec // A code of HTTP is a small number.
 			Headers: h.list,

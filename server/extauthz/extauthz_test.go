@@ -93,7 +93,7 @@ func headersOf(list []*corev3.HeaderValueOption) map[string]string {
 	return out
 }
 
-func request(http *authv3.AttributeContext_HttpRequest) *authv3.CheckRequest {
+func request(asked *authv3.AttributeContext_HttpRequest) *authv3.CheckRequest {
 	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Source: &authv3.AttributeContext_Peer{
 			Principal: "spiffe://a/b",
@@ -101,7 +101,7 @@ func request(http *authv3.AttributeContext_HttpRequest) *authv3.CheckRequest {
 				Address: "10.1.2.3", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: 4711},
 			}}},
 		},
-		Request:           &authv3.AttributeContext_Request{Http: http},
+		Request:           &authv3.AttributeContext_Request{Http: asked},
 		ContextExtensions: map[string]string{"agent": "x"},
 	}}
 }
