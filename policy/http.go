@@ -83,6 +83,18 @@ type templatePart struct {
 // HTTP is what the policy says of HTTP requests; nil if it says nothing.
 func (s *Snapshot) HTTP() *HTTP { return s.http }
 
+// RouteIDs are the ids of all routes, http/NAME, sorted; none on nil.
+func (h *HTTP) RouteIDs() []string {
+	if h == nil {
+		return nil
+	}
+	ids := make([]string, len(h.routes))
+	for i, r := range h.routes {
+		ids[i] = r.ID
+	}
+	return ids
+}
+
 // Route returns the most specific route that is about a request, or nil. The
 // host is one of NormalHost, and the segments are those of the path behind its
 // first slash, decoded and each passed by CheckPathSegment; the last alone may

@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -64,6 +67,24 @@ type TestRequest struct {
 	// Context holds what google.protobuf.Struct can; nil: not written.
 	Context map[string]any
 	Cost    float64
+	// HTTP is the HTTP request that is asked about instead; nil: none.
+	HTTP *TestHTTP
+}
+
+// TestHTTP is an HTTP request as its test's author wrote it, unchecked.
+type TestHTTP struct {
+	// Method is GET where none was written.
+	Method string
+	// Host and Target are the url's.
+	Host, Target string
+	Headers      map[string]string
+	Body         []byte
+	// BodyState is cut, unseen, none, or "": whole if Body is given, else unknown.
+	BodyState       string
+	Peer, Principal string
+	Extensions      map[string]string
+	// JWT are payloads of tokens; nil: none.
+	JWT map[string]any
 }
 
 // TestExpect is what an answer must hold.
@@ -77,6 +98,8 @@ type TestExpect struct {
 	// RequiredScopes are all that the answer must name, in any order, if not
 	// nil; empty and not nil: it must name none.
 	RequiredScopes []string
+	// Route, Action and Resource are what an HTTP request became, if not "".
+	Route, Action, Resource string
 }
 
 // ParseTests reads a file of policy tests as strictly as a policy. The error
@@ -118,6 +141,7 @@ func (p *testParser) test(t *policyv1.Test, n *yaml.Node) Test {
 		Expect: TestExpect{
 			Decision: t.GetExpect().GetDecision(), Reason: Reason(t.GetExpect().GetReason()),
 			Matched: t.GetExpect().GetMatched(), RequiredScopes: t.GetExpect().GetRequiredScopes(),
+			Route: t.GetExpect().GetRoute(), Action: t.GetExpect().GetAction(), Resource: t.GetExpect().GetResource(),
 		},
 	}
 	if t.GetNow() != nil {
@@ -158,6 +182,7 @@ func (p *testParser) request(q *policyv1.TestRequest, n *yaml.Node) TestRequest 
 	case "not_seen":
 		request.ParametersState = ParametersNotSeen
 	}
+	request.HTTP = p.http(q, n)
 	p.parameters(&request, q, n)
 	if key, value := lookup(n, "context"); key != nil {
 		text, err := appendJSON(nil, value)
@@ -169,6 +194,39 @@ func (p *testParser) request(q *policyv1.TestRequest, n *yaml.Node) TestRequest 
 		}
 	}
 	return request
+}
+
+// http reads an HTTP request, which says all of the call by itself.
+func (p *testParser) http(q *policyv1.TestRequest, n *yaml.Node) *TestHTTP {
+	h := q.GetHttp()
+	if h == nil {
+		return nil
+	}
+	for key := range pairs(n) {
+		if key.Value != httpSection {
+			p.fault(key, fmt.Sprintf("%s stands beside http, which makes the whole call", key.Value), "keep one of them")
+		}
+	}
+	_, node := lookup(n, httpSection)
+	_, url := lookup(node, "url")
+	out := &TestHTTP{
+		Method: cmp.Or(h.GetMethod(), "GET"), Headers: h.GetHeaders(), Body: []byte(h.GetBody()), BodyState: h.GetBodyState(),
+		Peer: h.GetPeer(), Principal: h.GetPrincipal(), Extensions: h.GetContextExtensions(), JWT: h.GetJwt().AsMap(),
+	}
+	_, rest, absolute := strings.Cut(h.GetUrl(), "://")
+	if !absolute {
+		p.fault(url, "the url has no scheme and host", "write them, such as https://crm.example.com/leads/42")
+	}
+	out.Host, out.Target = rest, "/"
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		out.Host, out.Target = rest[:i], rest[i:]
+	}
+	for name := range h.GetHeaders() {
+		if name != strings.ToLower(name) {
+			p.fault(node, fmt.Sprintf("the header %s has capitals, which a proxy makes small", quote(name)), "write it in small letters")
+		}
+	}
+	return out
 }
 
 func (p *testParser) parameters(request *TestRequest, q *policyv1.TestRequest, n *yaml.Node) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/xml"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kelpie-authz/kelpie/internal/policytest"
@@ -86,6 +87,9 @@ func answerText(a *policytest.Answer) string {
 	if len(a.RequiredScopes) > 0 {
 		words = append(words, "required_scopes "+strings.Join(a.RequiredScopes, ", "))
 	}
+	if became := strings.Join(slices.DeleteFunc([]string{a.Action, a.Resource, a.Route}, func(s string) bool { return s == "" }), " "); became != "" {
+		words = append(words, "became "+became)
+	}
 	return clean(strings.Join(words, "  "))
 }
 
@@ -163,6 +167,9 @@ type answerJSON struct {
 	Reason         string   `json:"reason,omitempty"`
 	Matched        []string `json:"matched,omitempty"`
 	RequiredScopes []string `json:"required_scopes,omitempty"`
+	Route          string   `json:"route,omitempty"`
+	Action         string   `json:"action,omitempty"`
+	Resource       string   `json:"resource,omitempty"`
 }
 
 type checkJSON struct {

@@ -12,12 +12,14 @@ import (
 func expected(e *policy.TestExpect) Answer {
 	return Answer{
 		Decision: e.Decision, Reason: string(e.Reason), Matched: e.Matched, RequiredScopes: e.RequiredScopes,
+		Route: e.Route, Action: e.Action, Resource: e.Resource,
 	}
 }
 
-func got(d *pdp.Decision) Answer {
+func got(d *pdp.HTTPDecision) Answer {
 	a := Answer{
 		Reason: string(d.Reason), Matched: slices.Clone(d.Matched), RequiredScopes: slices.Clone(d.RequiredScopes),
+		Route: d.Route, Action: d.Action, Resource: d.Resource,
 	}
 	switch d.Verdict {
 	case pdp.Allow:
@@ -47,6 +49,13 @@ func compare(want *policy.TestExpect, have *Answer) []string {
 			fail("matched: expected %s among the rules, came %s", rule, orNothing(strings.Join(have.Matched, ", ")))
 		}
 	}
+	for _, one := range [...]struct{ name, want, have string }{
+		{"route", want.Route, have.Route}, {"action", want.Action, have.Action}, {"resource", want.Resource, have.Resource},
+	} {
+		if one.want != "" && one.want != one.have {
+			fail("%s: expected %s, came %s", one.name, one.want, orNothing(one.have))
+		}
+	}
 	if want.RequiredScopes != nil && !slices.Equal(sorted(want.RequiredScopes), sorted(have.RequiredScopes)) {
 		fail("required_scopes: expected %s, came %s",
 			orNothing(strings.Join(sorted(want.RequiredScopes), ", ")),
@@ -72,6 +81,9 @@ func impossible(t *policy.Test) []string {
 			failures = append(failures, "request.tool.definition_digest: this version does not enforce it and answers "+
 				"UNIMPLEMENTED; leave it out")
 		}
+	}
+	if t.Request.HTTP == nil && t.Expect.Route+t.Expect.Action+t.Expect.Resource != "" {
+		failures = append(failures, "expect: route, action and resource are of HTTP requests; write request.http, or leave them out")
 	}
 	if t.Expect.Reason != "" && !slices.Contains(pdp.AllReasons(), t.Expect.Reason) {
 		failures = append(failures, fmt.Sprintf("expect.reason: there is no reason %q", t.Expect.Reason))

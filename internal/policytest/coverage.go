@@ -18,6 +18,7 @@ type Coverage struct {
 	Deny      Part
 	Approvals Part
 	Limits    Part
+	Routes    Part
 }
 
 // Part is one kind of rule: how many there are, and which of them no test exercised.
@@ -40,6 +41,7 @@ func (c *Coverage) Parts() []struct {
 		{"deny rules", c.Deny},
 		{"approval rules", c.Approvals},
 		{"limits", c.Limits},
+		{"http routes", c.Routes},
 	}
 }
 
@@ -72,6 +74,13 @@ func (x *exercised) answer(d *pdp.Decision, checks []pdp.Check) {
 	}
 }
 
+// route notes the route that made a call of an HTTP request.
+func (x *exercised) route(id string) {
+	if id != "" {
+		x.rules[id] = true
+	}
+}
+
 func (x *exercised) coverage(s *policy.Snapshot) Coverage {
 	var c Coverage
 	scopes := map[string]bool{}
@@ -95,7 +104,13 @@ func (x *exercised) coverage(s *policy.Snapshot) Coverage {
 			c.Scopes.Missing = append(c.Scopes.Missing, name)
 		}
 	}
-	for _, part := range []*Part{&c.Scopes, &c.Grants, &c.Deny, &c.Approvals, &c.Limits} {
+	for _, id := range s.HTTP().RouteIDs() {
+		c.Routes.Total++
+		if !x.rules[id] {
+			c.Routes.Missing = append(c.Routes.Missing, id)
+		}
+	}
+	for _, part := range []*Part{&c.Scopes, &c.Grants, &c.Deny, &c.Approvals, &c.Limits, &c.Routes} {
 		slices.Sort(part.Missing)
 	}
 	return c

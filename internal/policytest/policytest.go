@@ -86,6 +86,8 @@ type Answer struct {
 	Reason         string
 	Matched        []string
 	RequiredScopes []string
+	// Route, Action and Resource are what an HTTP request became; "" for any other.
+	Route, Action, Resource string
 }
 
 // Run runs every test, each from a state of its own. A test that fails is a
@@ -180,32 +182,55 @@ func (r *run) play(ctx context.Context, t *policy.Test) (*Result, error) {
 	if err := r.repeat(ctx, &t.Request, t.Approval, t.Repeat-1); err != nil {
 		return nil, err
 	}
-	var e pdp.Explanation
 	r.approvals.fate = t.Approval
-	req := r.next(&t.Request)
-	if err := r.explain(ctx, req, &e); err != nil {
+	var e pdp.Explanation
+	var d pdp.HTTPDecision
+	if err := r.ask(ctx, &t.Request, &d, &e); err != nil {
 		return nil, err
 	}
-	var d pdp.Decision
-	if err := r.service.Judge(ctx, req, &d); err != nil {
-		return nil, fmt.Errorf("ask: %w", err)
-	}
-	r.seen.answer(&d, e.Checks)
+	r.seen.answer(&d.Decision, e.Checks)
+	r.seen.route(d.Route)
 	result.Checks = cloneChecks(e.Checks)
 	result.Got = got(&d)
 	result.Failures = compare(&t.Expect, &result.Got)
 	return result, nil
 }
 
+// ask asks once. e, if not nil, gets the checks judged just before; of an HTTP
+// request that was denied there is one, which says why.
+func (r *run) ask(ctx context.Context, q *policy.TestRequest, d *pdp.HTTPDecision, e *pdp.Explanation) error {
+	if q.HTTP != nil {
+		r.asked++
+		if err := r.service.AuthorizeHTTP(ctx, httpRequest(q.HTTP), d); err != nil {
+			return fmt.Errorf("ask: %w", err)
+		}
+		if e != nil && d.Verdict == pdp.Deny {
+			e.Checks = []pdp.Check{{Name: "request", Outcome: pdp.CheckDeny, Reason: d.Reason, Detail: d.Message}}
+		}
+		return nil
+	}
+	req := r.next(q)
+	if e != nil {
+		if err := r.explain(ctx, req, e); err != nil {
+			return err
+		}
+	}
+	if err := r.service.Judge(ctx, req, &d.Decision); err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
+	return nil
+}
+
 // repeat asks n times and does not look at the answers.
 func (r *run) repeat(ctx context.Context, q *policy.TestRequest, fate policy.TestApproval, n int) error {
 	r.approvals.fate = fate
-	var d pdp.Decision
+	var d pdp.HTTPDecision
 	for range n {
-		if err := r.service.Judge(ctx, r.next(q), &d); err != nil {
-			return fmt.Errorf("ask: %w", err)
+		if err := r.ask(ctx, q, &d, nil); err != nil {
+			return err
 		}
-		r.seen.answer(&d, nil)
+		r.seen.answer(&d.Decision, nil)
+		r.seen.route(d.Route)
 	}
 	return nil
 }

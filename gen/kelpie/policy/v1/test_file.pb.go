@@ -267,7 +267,9 @@ type TestRequest struct {
 	// Facts of the caller that conditions may read.
 	Context *structpb.Struct `protobuf:"bytes,13,opt,name=context,proto3" json:"context,omitempty"`
 	// What the call costs, for limits that count cost.
-	Cost          float64 `protobuf:"fixed64,14,opt,name=cost,proto3" json:"cost,omitempty"`
+	Cost float64 `protobuf:"fixed64,14,opt,name=cost,proto3" json:"cost,omitempty"`
+	// An HTTP request, as a proxy would tell it; the policy's `http` makes the call of it. Nothing stands beside it.
+	Http          *TestHTTP `protobuf:"bytes,15,opt,name=http,proto3" json:"http,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,6 +402,131 @@ func (x *TestRequest) GetCost() float64 {
 	return 0
 }
 
+func (x *TestRequest) GetHttp() *TestHTTP {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+// TestHTTP is an HTTP request as a proxy would tell it.
+type TestHTTP struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The method; defaults to GET.
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// Scheme, host, path and query as the proxy forwards them: `https://crm.example.com/leads/42?page=2`.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Headers, their names in small letters.
+	Headers map[string]string `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The body, which the proxy sent whole. Absent: none came, as with Envoy where there is none.
+	Body string `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	// `cut`: there is more than `body`. `unseen`: there is one that the proxy did not send. `none`: the request says that it has none.
+	BodyState string `protobuf:"bytes,5,opt,name=body_state,json=bodyState,proto3" json:"body_state,omitempty"`
+	// The address of the proxy's peer.
+	Peer string `protobuf:"bytes,6,opt,name=peer,proto3" json:"peer,omitempty"`
+	// The identity in the certificate of the proxy's peer.
+	Principal string `protobuf:"bytes,7,opt,name=principal,proto3" json:"principal,omitempty"`
+	// What the proxy's own configuration says.
+	ContextExtensions map[string]string `protobuf:"bytes,8,rep,name=context_extensions,json=contextExtensions,proto3" json:"context_extensions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Payloads of tokens that the proxy verified, by the provider's payload_in_metadata.
+	Jwt           *structpb.Struct `protobuf:"bytes,9,opt,name=jwt,proto3" json:"jwt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestHTTP) Reset() {
+	*x = TestHTTP{}
+	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestHTTP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestHTTP) ProtoMessage() {}
+
+func (x *TestHTTP) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestHTTP.ProtoReflect.Descriptor instead.
+func (*TestHTTP) Descriptor() ([]byte, []int) {
+	return file_kelpie_policy_v1_test_file_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TestHTTP) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *TestHTTP) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *TestHTTP) GetHeaders() map[string]string {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *TestHTTP) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *TestHTTP) GetBodyState() string {
+	if x != nil {
+		return x.BodyState
+	}
+	return ""
+}
+
+func (x *TestHTTP) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *TestHTTP) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *TestHTTP) GetContextExtensions() map[string]string {
+	if x != nil {
+		return x.ContextExtensions
+	}
+	return nil
+}
+
+func (x *TestHTTP) GetJwt() *structpb.Struct {
+	if x != nil {
+		return x.Jwt
+	}
+	return nil
+}
+
 // TestTool names a tool and the server that offers it.
 type TestTool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -415,7 +542,7 @@ type TestTool struct {
 
 func (x *TestTool) Reset() {
 	*x = TestTool{}
-	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[4]
+	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +554,7 @@ func (x *TestTool) String() string {
 func (*TestTool) ProtoMessage() {}
 
 func (x *TestTool) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[4]
+	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +567,7 @@ func (x *TestTool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestTool.ProtoReflect.Descriptor instead.
 func (*TestTool) Descriptor() ([]byte, []int) {
-	return file_kelpie_policy_v1_test_file_proto_rawDescGZIP(), []int{4}
+	return file_kelpie_policy_v1_test_file_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TestTool) GetName() string {
@@ -475,13 +602,19 @@ type Expect struct {
 	Matched []string `protobuf:"bytes,3,rep,name=matched,proto3" json:"matched,omitempty"`
 	// The scopes that the answer must name, all of them; compared if written.
 	RequiredScopes []string `protobuf:"bytes,4,rep,name=required_scopes,json=requiredScopes,proto3" json:"required_scopes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// With an HTTP request: the route, `http/NAME`; compared if written.
+	Route string `protobuf:"bytes,5,opt,name=route,proto3" json:"route,omitempty"`
+	// With an HTTP request: the action that it became; compared if written.
+	Action string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
+	// With an HTTP request: the resource that it became; compared if written.
+	Resource      string `protobuf:"bytes,7,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Expect) Reset() {
 	*x = Expect{}
-	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[5]
+	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +626,7 @@ func (x *Expect) String() string {
 func (*Expect) ProtoMessage() {}
 
 func (x *Expect) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[5]
+	mi := &file_kelpie_policy_v1_test_file_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +639,7 @@ func (x *Expect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expect.ProtoReflect.Descriptor instead.
 func (*Expect) Descriptor() ([]byte, []int) {
-	return file_kelpie_policy_v1_test_file_proto_rawDescGZIP(), []int{5}
+	return file_kelpie_policy_v1_test_file_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Expect) GetDecision() string {
@@ -537,6 +670,27 @@ func (x *Expect) GetRequiredScopes() []string {
 	return nil
 }
 
+func (x *Expect) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *Expect) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Expect) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
 var File_kelpie_policy_v1_test_file_proto protoreflect.FileDescriptor
 
 const file_kelpie_policy_v1_test_file_proto_rawDesc = "" +
@@ -558,7 +712,7 @@ const file_kelpie_policy_v1_test_file_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\v2\x1d.kelpie.policy.v1.TestRequestB\x06\xbaH\x03\xc8\x01\x01R\arequest\x12(\n" +
 	"\x06repeat\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xc0\x84= \x00H\x00R\x06repeat\x88\x01\x01\x12H\n" +
 	"\bapproval\x18\x03 \x01(\tB,\xbaH)\xd8\x01\x01r$R\bapprovedR\apendingR\x06deniedR\aexpiredR\bapprovalB\t\n" +
-	"\a_repeat\"\x92\x04\n" +
+	"\a_repeat\"\xc2\x04\n" +
 	"\vTestRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x16\n" +
 	"\x06action\x18\x02 \x01(\tR\x06action\x12\x1a\n" +
@@ -578,16 +732,37 @@ const file_kelpie_policy_v1_test_file_proto_rawDesc = "" +
 	"\x0fparameters_json\x18\v \x01(\tR\x0eparametersJson\x12R\n" +
 	"\x10parameters_state\x18\f \x01(\tB'\xbaH$\xd8\x01\x01r\x1fR\bcompleteR\ttruncatedR\bnot_seenR\x0fparametersState\x121\n" +
 	"\acontext\x18\r \x01(\v2\x17.google.protobuf.StructR\acontext\x12\x12\n" +
-	"\x04cost\x18\x0e \x01(\x01R\x04cost\"c\n" +
+	"\x04cost\x18\x0e \x01(\x01R\x04cost\x12.\n" +
+	"\x04http\x18\x0f \x01(\v2\x1a.kelpie.policy.v1.TestHTTPR\x04http\"\xa9\x04\n" +
+	"\bTestHTTP\x12\x1f\n" +
+	"\x06method\x18\x01 \x01(\tB\a\xbaH\x04r\x02(@R\x06method\x12\x1d\n" +
+	"\x03url\x18\x02 \x01(\tB\v\xbaH\br\x06 \x01(\x80\x80\x01R\x03url\x12A\n" +
+	"\aheaders\x18\x03 \x03(\v2'.kelpie.policy.v1.TestHTTP.HeadersEntryR\aheaders\x12\x1d\n" +
+	"\x04body\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@R\x04body\x12:\n" +
+	"\n" +
+	"body_state\x18\x05 \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x03cutR\x06unseenR\x04noneR\tbodyState\x12\x12\n" +
+	"\x04peer\x18\x06 \x01(\tR\x04peer\x12\x1c\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\x12`\n" +
+	"\x12context_extensions\x18\b \x03(\v21.kelpie.policy.v1.TestHTTP.ContextExtensionsEntryR\x11contextExtensions\x12)\n" +
+	"\x03jwt\x18\t \x01(\v2\x17.google.protobuf.StructR\x03jwt\x1a:\n" +
+	"\fHeadersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aD\n" +
+	"\x16ContextExtensionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"c\n" +
 	"\bTestTool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12+\n" +
-	"\x11definition_digest\x18\x03 \x01(\tR\x10definitionDigest\"\xa5\x01\n" +
+	"\x11definition_digest\x18\x03 \x01(\tR\x10definitionDigest\"\xef\x01\n" +
 	"\x06Expect\x12@\n" +
 	"\bdecision\x18\x01 \x01(\tB$\xbaH!r\x1fR\x05allowR\x04denyR\x10require_approvalR\bdecision\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\amatched\x18\x03 \x03(\tR\amatched\x12'\n" +
-	"\x0frequired_scopes\x18\x04 \x03(\tR\x0erequiredScopesB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1;policyv1b\x06proto3"
+	"\x0frequired_scopes\x18\x04 \x03(\tR\x0erequiredScopes\x12\x14\n" +
+	"\x05route\x18\x05 \x01(\tR\x05route\x12\x16\n" +
+	"\x06action\x18\x06 \x01(\tR\x06action\x12\x1a\n" +
+	"\bresource\x18\a \x01(\tR\bresourceB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1;policyv1b\x06proto3"
 
 var (
 	file_kelpie_policy_v1_test_file_proto_rawDescOnce sync.Once
@@ -601,32 +776,39 @@ func file_kelpie_policy_v1_test_file_proto_rawDescGZIP() []byte {
 	return file_kelpie_policy_v1_test_file_proto_rawDescData
 }
 
-var file_kelpie_policy_v1_test_file_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_kelpie_policy_v1_test_file_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_kelpie_policy_v1_test_file_proto_goTypes = []any{
 	(*TestFile)(nil),              // 0: kelpie.policy.v1.TestFile
 	(*Test)(nil),                  // 1: kelpie.policy.v1.Test
 	(*Before)(nil),                // 2: kelpie.policy.v1.Before
 	(*TestRequest)(nil),           // 3: kelpie.policy.v1.TestRequest
-	(*TestTool)(nil),              // 4: kelpie.policy.v1.TestTool
-	(*Expect)(nil),                // 5: kelpie.policy.v1.Expect
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 7: google.protobuf.Struct
+	(*TestHTTP)(nil),              // 4: kelpie.policy.v1.TestHTTP
+	(*TestTool)(nil),              // 5: kelpie.policy.v1.TestTool
+	(*Expect)(nil),                // 6: kelpie.policy.v1.Expect
+	nil,                           // 7: kelpie.policy.v1.TestHTTP.HeadersEntry
+	nil,                           // 8: kelpie.policy.v1.TestHTTP.ContextExtensionsEntry
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 10: google.protobuf.Struct
 }
 var file_kelpie_policy_v1_test_file_proto_depIdxs = []int32{
-	1, // 0: kelpie.policy.v1.TestFile.tests:type_name -> kelpie.policy.v1.Test
-	6, // 1: kelpie.policy.v1.Test.now:type_name -> google.protobuf.Timestamp
-	2, // 2: kelpie.policy.v1.Test.before:type_name -> kelpie.policy.v1.Before
-	3, // 3: kelpie.policy.v1.Test.request:type_name -> kelpie.policy.v1.TestRequest
-	5, // 4: kelpie.policy.v1.Test.expect:type_name -> kelpie.policy.v1.Expect
-	3, // 5: kelpie.policy.v1.Before.request:type_name -> kelpie.policy.v1.TestRequest
-	4, // 6: kelpie.policy.v1.TestRequest.tool:type_name -> kelpie.policy.v1.TestTool
-	7, // 7: kelpie.policy.v1.TestRequest.parameters:type_name -> google.protobuf.Struct
-	7, // 8: kelpie.policy.v1.TestRequest.context:type_name -> google.protobuf.Struct
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	1,  // 0: kelpie.policy.v1.TestFile.tests:type_name -> kelpie.policy.v1.Test
+	9,  // 1: kelpie.policy.v1.Test.now:type_name -> google.protobuf.Timestamp
+	2,  // 2: kelpie.policy.v1.Test.before:type_name -> kelpie.policy.v1.Before
+	3,  // 3: kelpie.policy.v1.Test.request:type_name -> kelpie.policy.v1.TestRequest
+	6,  // 4: kelpie.policy.v1.Test.expect:type_name -> kelpie.policy.v1.Expect
+	3,  // 5: kelpie.policy.v1.Before.request:type_name -> kelpie.policy.v1.TestRequest
+	5,  // 6: kelpie.policy.v1.TestRequest.tool:type_name -> kelpie.policy.v1.TestTool
+	10, // 7: kelpie.policy.v1.TestRequest.parameters:type_name -> google.protobuf.Struct
+	10, // 8: kelpie.policy.v1.TestRequest.context:type_name -> google.protobuf.Struct
+	4,  // 9: kelpie.policy.v1.TestRequest.http:type_name -> kelpie.policy.v1.TestHTTP
+	7,  // 10: kelpie.policy.v1.TestHTTP.headers:type_name -> kelpie.policy.v1.TestHTTP.HeadersEntry
+	8,  // 11: kelpie.policy.v1.TestHTTP.context_extensions:type_name -> kelpie.policy.v1.TestHTTP.ContextExtensionsEntry
+	10, // 12: kelpie.policy.v1.TestHTTP.jwt:type_name -> google.protobuf.Struct
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_policy_v1_test_file_proto_init() }
@@ -642,7 +824,7 @@ func file_kelpie_policy_v1_test_file_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_policy_v1_test_file_proto_rawDesc), len(file_kelpie_policy_v1_test_file_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
