@@ -99,7 +99,7 @@ func (m *mapper) finish() {
 func bodyState(h *policy.HTTP, route *policy.HTTPRoute, in *HTTPRequest) (BodyState, *httpFault) {
 	state := in.BodyState
 	if state == BodyUnknown {
-		if !h.BodiesSent {
+		if !h.BodiesSent || route.BodyUnseen {
 			return BodyUnseen, nil
 		}
 		state = BodyNone

@@ -97,6 +97,8 @@ func body(http *authv3.AttributeContext_HttpRequest, headers map[string]string) 
 	length, err := strconv.ParseUint(lengthText, 10, 63)
 	partial := headers[partialBody]
 	switch {
+	case len(raw) == 0 && streams(headers):
+		return nil, pdp.BodyUnseen
 	case len(raw) == 0 && hasLength:
 		if err == nil && length == 0 {
 			return nil, pdp.BodyNone
@@ -117,6 +119,15 @@ func body(http *authv3.AttributeContext_HttpRequest, headers map[string]string) 
 	default:
 		return raw, pdp.BodyWhole
 	}
+}
+
+// streams tells of requests whose body Envoy lets pass as it comes, whatever it
+// does with others: those that ask for an upgrade, and gRPC.
+func streams(headers map[string]string) bool {
+	if _, upgrade := headers["upgrade"]; upgrade {
+		return true
+	}
+	return strings.HasPrefix(headers["content-type"], "application/grpc")
 }
 
 // jwtFilter is the namespace in which Envoy's jwt_authn keeps payloads.
