@@ -16,7 +16,7 @@ import (
 )
 
 // languageCaseCount is how many cases testdata/language holds, so that none is lost unseen.
-const languageCaseCount = 146
+const languageCaseCount = 167
 
 // languageCase is one named case. Its name begins with the id of the sentence
 // of docs/language.md that it shows: "Section/number: what".
@@ -34,6 +34,8 @@ type languageCase struct {
 	RuleIDs      []string            `yaml:"rule_ids"`
 	// Verbs are actions by the class that a policy with a deny rule per class finds.
 	Verbs map[string][]string `yaml:"verbs"`
+	// Routes are HTTP requests and the calls that they become.
+	Routes []string `yaml:"routes"`
 	// Refused and Accepted are values of request fields by field.
 	Refused  map[string][]string `yaml:"refused"`
 	Accepted map[string][]string `yaml:"accepted"`
@@ -114,7 +116,7 @@ func (c languageCase) run(t *testing.T) {
 	if err != nil {
 		t.Fatalf("compile: %v", err)
 	}
-	if len(c.Asks)+len(c.SameVersion)+len(c.OtherVersion)+len(c.Verbs) == 0 {
+	if len(c.Asks)+len(c.SameVersion)+len(c.OtherVersion)+len(c.Verbs)+len(c.Routes) == 0 {
 		t.Fatal("a case that looks at nothing")
 	}
 	buckets := languageBuckets{keys: map[string]string{}, labels: map[string]string{}}
@@ -123,6 +125,7 @@ func (c languageCase) run(t *testing.T) {
 	}
 	c.runVersions(t, snapshot.Version())
 	c.runVerbs(t, snapshot)
+	c.runRoutes(t, snapshot)
 	if c.RuleIDs != nil && !slices.Equal(snapshot.RuleIDs(), c.RuleIDs) {
 		t.Errorf("rule ids %q, want %q", snapshot.RuleIDs(), c.RuleIDs)
 	}
@@ -213,6 +216,8 @@ func (c languageCase) runFields(t *testing.T) {
 		"source_ip":  func(s string) error { _, err := policy.ParseSourceIP(s); return err },
 		"parameters": func(s string) error { _, err := policy.ParseParameters([]byte(s)); return err },
 		"cost":       languageCost,
+		"segment":    policy.CheckPathSegment,
+		"host":       func(s string) error { _, err := policy.NormalHost(s); return err },
 	}
 	for field, values := range c.Refused {
 		for _, value := range values {

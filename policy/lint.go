@@ -73,7 +73,7 @@ func (f Finding) String() string {
 func Lint(docs []Document, now time.Time) []Finding {
 	r := &report{}
 	src := load(docs, r)
-	compileSource(src, r)
+	s := compileSource(src, r)
 	if len(r.errs) > 0 {
 		var findings []Finding
 		for _, e := range r.errors() {
@@ -94,6 +94,7 @@ func Lint(docs []Document, now time.Time) []Finding {
 	l.approvalRules()
 	l.limits()
 	l.conditions()
+	l.http(s.HTTP())
 	slices.SortFunc(l.findings, compareFindings)
 	return slices.CompactFunc(l.findings, func(a, b Finding) bool { return a == b })
 }
@@ -180,7 +181,7 @@ func (l *linter) add(severity Severity, code string, path []string, message, fix
 	at := l.src.at(path...)
 	l.findings = append(l.findings, Finding{
 		Severity: severity, Code: code, File: at.file, Line: at.line, Column: at.column,
-		Rule: strings.Join(path[:2], "/"), Message: message, Fix: fix,
+		Rule: strings.Replace(strings.Join(path[:min(2, len(path))], "/"), httpRoutes+"/", httpSection+"/", 1), Message: message, Fix: fix,
 	})
 }
 

@@ -183,13 +183,17 @@ func TestPolicyPageTour(t *testing.T) {
 	}
 	want := map[string]policy.Outcome{"allow": policy.OutcomeAllow, "deny": policy.OutcomeDeny, "require_approval": policy.OutcomeApproval}
 	for _, test := range tests {
-		ip, err := policy.ParseSourceIP(test.Request.SourceIP)
+		q := tourCall(t, snapshot, &test)
+		if q == nil {
+			continue // no route, which the expectation was held to
+		}
+		ip, err := policy.ParseSourceIP(q.SourceIP)
 		if err != nil {
 			t.Fatal(err)
 		}
 		call := policy.Call{
-			Agent: test.Request.Agent, Action: test.Request.Action, Resource: test.Request.Resource, SourceIP: ip,
-			Now: time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC), Context: test.Request.Context,
+			Agent: q.Agent, Action: q.Action, Resource: q.Resource, SourceIP: ip,
+			Now: time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC), Context: q.Context,
 		}
 		if test.Request.ParametersJSON != nil {
 			if call.Parameters, err = policy.ParseParameters(test.Request.ParametersJSON); err != nil {
@@ -202,4 +206,32 @@ func TestPolicyPageTour(t *testing.T) {
 			t.Errorf("%s: outcome %v, reason %s; want %s, %s", test.Name, v.Outcome, v.Reason, test.Expect.Decision, test.Expect.Reason)
 		}
 	}
+}
+
+// tourCall is the call of a test, made by its route where it is of an HTTP
+// request; nil if there is no route.
+func tourCall(t *testing.T, s *policy.Snapshot, test *policy.Test) *policy.TestRequest {
+	t.Helper()
+	in := test.Request.HTTP
+	if in == nil {
+		return &test.Request
+	}
+	host, err := policy.NormalHost(in.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	segments := strings.Split(strings.TrimPrefix(in.Target, "/"), "/")
+	r := s.HTTP().Route(in.Method, host, segments)
+	if r == nil {
+		if test.Expect.Route != "" || test.Expect.Reason != policy.ReasonNoMatchingScope {
+			t.Errorf("%s: no route", test.Name)
+		}
+		return nil
+	}
+	q := &policy.TestRequest{Agent: in.Extensions["agent"], SourceIP: in.Peer}
+	q.Action, q.Resource = r.Call(segments)
+	if r.ID != test.Expect.Route || q.Action != test.Expect.Action || q.Resource != test.Expect.Resource {
+		t.Errorf("%s: %s, %s on %s", test.Name, r.ID, q.Action, q.Resource)
+	}
+	return q
 }
