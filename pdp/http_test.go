@@ -321,3 +321,64 @@ func TestHTTPAllocations(t *testing.T) { //nolint:paralleltest // It counts what
 	}
 	t.Logf("%v allocations", plain)
 }
+
+// The first fault gives the reason: contradicting headers, path, host, agent,
+// subject, source address, route, parameters, and then the order of every call.
+func TestHTTPOrderOfFaults(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, strings.Replace(webPolicy, "http:\n", "http:\n  source_ip: {trusted_hops: 1}\n", 1))
+	faults := []struct {
+		name   string
+		change func(*pdp.HTTPRequest)
+		reason pdp.Reason
+		words  string
+	}{
+		{"headers", header("x-http-method", "PUT"), "header_mismatch", "x-http-method"},
+		{"path", target("/t//pay"), "parameters_invalid", "path"},
+		{"host", func(in *pdp.HTTPRequest) { in.Host = "a..b" }, "parameters_invalid", "host"},
+		{"agent", agent(""), "unauthenticated_identity", "empty"},
+		{"subject", header("x-subject", "a,b"), "unauthenticated_identity", "x-subject"},
+		{"source address", header("x-forwarded-for", "10.1.2.3,10.9.9.9"), "header_mismatch", "x-forwarded-for"},
+		{"route", func(in *pdp.HTTPRequest) { in.Method = "PATCH" }, "ip_not_allowed", ""},
+		{"parameters", header("idempotency-key", "a,b"), "header_mismatch", "idempotency-key"},
+	}
+	for first := range faults {
+		in := web(post("/t/x/pay", `{}`), header("x-forwarded-for", "203.0.113.7,10.1.2.3"))
+		for i := len(faults) - 1; i >= first; i-- {
+			faults[i].change(in)
+		}
+		if in.Headers[":path"] != "" {
+			in.Headers[":path"] = in.Target
+		}
+		out := f.askHTTP(t, in)
+		if out.Reason != faults[first].reason || !strings.Contains(out.Message, faults[first].words) {
+			t.Errorf("%s first: %s %s", faults[first].name, out.Reason, out.Message)
+		}
+	}
+}
+
+// Context extensions are the context, and parts of the path that make a
+// malformed resource make a malformed request.
+func TestHTTPContextAndMalformedCalls(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, strings.Replace(webPolicy, "  routes:\n",
+		"  routes:\n    odd: {methods: [GET], path: \"/odd/x-{id}\", action: read, resource: \"notes/{id}\"}\n", 1))
+	with := func(channel string) func(*pdp.HTTPRequest) {
+		return func(in *pdp.HTTPRequest) { in.Extensions = map[string]string{"agent": "payer", "channel": channel} }
+	}
+	if out := f.askHTTP(t, web(post("/pay/rent", `{}`), with("email"))); out.Verdict != pdp.RequireApproval {
+		t.Errorf("the rule for email: %v %s", out.Verdict, out.Reason)
+	}
+	if out := f.askHTTP(t, web(post("/pay/rent", `{}`), with("chat"))); out.Verdict != pdp.Allow {
+		t.Errorf("another channel: %v %s", out.Verdict, out.Reason)
+	}
+	// The next call must not see the context of the last.
+	if out := f.askHTTP(t, web(post("/pay/rent", `{}`))); out.Reason != pdp.ReasonConditionFailed {
+		t.Errorf("no channel: %v %s", out.Verdict, out.Reason)
+	}
+	for path, want := range map[string]pdp.Reason{"/odd/x-1": "ok", "/odd/x-..": "parameters_invalid", "/odd/x-.": "parameters_invalid", "/odd/x-": "no_matching_scope"} {
+		if out := f.askHTTP(t, web(target(path))); out.Reason != want {
+			t.Errorf("%s: %v %s", path, out.Verdict, out.Reason)
+		}
+	}
+}
