@@ -153,7 +153,7 @@ func TestAllowed(t *testing.T) {
 		t.Error("the deprecated metadata is set")
 	}
 	meta := map[string]any{
-		"decision": "ALLOW", "reason": "ok", "decision_id": "d-1", "policy_version": "v1", "agent": "a", "action": "read",
+		"decision": "ALLOW", "reason": "ok", "decision_id": "d-1", "agent": "a", "action": "read",
 		"resource": "notes/1", "route": "http/note", "matched": []any{"grants/a/s"},
 	}
 	if diff := cmp.Diff(meta, out.GetDynamicMetadata().AsMap()); diff != "" {

@@ -152,14 +152,22 @@ const (
 	maxMetadataRules = 16
 )
 
-// metadata is the dynamic metadata of an answer, in one piece of memory.
+// fewRules is how many rules most answers have.
+const fewRules = 2
+
+// metadata is the dynamic metadata of an answer, in one piece of memory. It has
+// eight members, since a map of more costs twice as much to make; what is not
+// in it is in the record of the decision.
 type metadata struct {
 	all    structpb.Struct
-	values [9]structpb.Value
-	texts  [9]structpb.Value_StringValue
+	values [8]structpb.Value
+	texts  [8]structpb.Value_StringValue
+	n      int
 	list   structpb.ListValue
 	rules  structpb.Value_ListValue
-	n      int
+	ids    [fewRules]structpb.Value
+	names  [fewRules]structpb.Value_StringValue
+	few    [fewRules]*structpb.Value
 }
 
 // of says what was decided, for access logs and later filters.
@@ -168,18 +176,22 @@ func (m *metadata) of(d *pdp.HTTPDecision) *structpb.Struct {
 	m.text("decision", d.Verdict.String())
 	m.text("reason", string(d.Reason))
 	m.text("decision_id", d.ID)
-	m.text("policy_version", d.PolicyVersion)
 	m.text("agent", d.Agent)
 	m.text("action", d.Action)
 	m.text("resource", d.Resource)
 	m.text("route", d.Route)
-	rules := make([]structpb.Value, min(len(d.Matched), maxMetadataRules))
-	kinds := make([]structpb.Value_StringValue, len(rules))
-	m.list.Values = make([]*structpb.Value, len(rules))
-	for i := range rules {
-		kinds[i].StringValue = bounded(d.Matched[i])
-		rules[i].Kind = &kinds[i]
-		m.list.Values[i] = &rules[i]
+	m.list.Values = m.few[:0]
+	for i, rule := range d.Matched[:min(len(d.Matched), maxMetadataRules)] {
+		var v *structpb.Value
+		var name *structpb.Value_StringValue
+		if i < fewRules {
+			v, name = &m.ids[i], &m.names[i]
+		} else {
+			v, name = new(structpb.Value), new(structpb.Value_StringValue)
+		}
+		name.StringValue = bounded(rule)
+		v.Kind = name
+		m.list.Values = append(m.list.Values, v)
 	}
 	m.rules.ListValue = &m.list
 	matched := &m.values[m.n]
