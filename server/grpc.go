@@ -199,7 +199,7 @@ func (s *GRPC) guard(service string, m grpc.MethodDesc) methodHandler {
 	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (out any, err error) {
 		metrics.started.Inc()
 		place := begin(ctx)
-		if err := s.unheard(ctx); err != nil {
+		if err := s.unheard(ctx, place != nil); err != nil {
 			place.release()
 			return metrics.failed(answer, err)
 		}
@@ -230,9 +230,12 @@ func (s *GRPC) guard(service string, m grpc.MethodDesc) methodHandler {
 }
 
 // unheard is why a call is not looked at: it was shed, or its deadline passed.
-func (s *GRPC) unheard(ctx context.Context) error {
-	if err, shed := ctx.Value(shedKey{}).(error); shed {
-		return err
+// One that has a slot was not shed.
+func (s *GRPC) unheard(ctx context.Context, hasSlot bool) error {
+	if !hasSlot {
+		if err, shed := ctx.Value(shedKey{}).(error); shed {
+			return err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		s.metrics.expired.Inc()
