@@ -2,7 +2,6 @@ package pdp
 
 import (
 	"context"
-	"strings"
 
 	"github.com/kelpie-authz/kelpie/limiter"
 	"github.com/kelpie-authz/kelpie/policy"
@@ -113,8 +112,8 @@ func (s *Service) runHTTP(ctx context.Context, c *httpCall, in *HTTPRequest, out
 	if j.reached == VerdictNone {
 		if bad := s.validateContained(ctx, j); bad != nil {
 			s.refuseMalformed(j, bad)
-		} else if override(j.call.Parameters.Values, in.Method) {
-			s.refuse(j, mismatch("the body has a _method that is not the request's"))
+		} else if fault := ambiguous(j.call.Parameters.Values, in.Method); fault != nil {
+			s.refuse(j, fault)
 		} else if err := s.judge(ctx, j, c.calls[:]); err != nil {
 			return err
 		}
@@ -142,17 +141,6 @@ func (s *Service) refuse(j *judgment, fault *httpFault) {
 	j.malformed = true
 	s.deny(j, fault.reason, nil)
 	j.dec.Message = fault.message
-}
-
-// override tells whether the parameters name another method, by a name that
-// some frameworks look for in a JSON body too.
-func override(parameters map[string]any, method string) bool {
-	for name, value := range parameters {
-		if strings.EqualFold(name, methodField) && value != method {
-			return true
-		}
-	}
-	return false
 }
 
 // requestID is the proxy's name of the request, where it is one: it is for the

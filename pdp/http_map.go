@@ -48,7 +48,7 @@ func (m *mapper) run(h *policy.HTTP, in *HTTPRequest) (fault *httpFault, unmappe
 	if h == nil {
 		return &httpFault{ReasonNoMatchingScope, "The policy says nothing of HTTP requests; write an http section."}, false
 	}
-	if fault := contradiction(in); fault != nil {
+	if fault := contradiction(h, in); fault != nil {
 		return fault, false
 	}
 	if fault := m.split(path); fault != nil {
@@ -68,29 +68,6 @@ func (m *mapper) run(h *policy.HTTP, in *HTTPRequest) (fault *httpFault, unmappe
 	m.req.Origin.Route = route.ID
 	m.req.Action, m.req.Resource = route.Call(m.segments)
 	return m.parameters(h, route, query, in), false
-}
-
-// contradiction finds what would make a server take the request for another
-// one than the proxy does.
-func contradiction(in *HTTPRequest) *httpFault {
-	for _, one := range [...]struct{ header, same string }{
-		// What the proxy says of the request twice.
-		{":method", in.Method},
-		{":path", in.Target},
-		{":authority", in.Host},
-		{"host", in.Host},
-		// By these a server may take another method or path than the proxy's.
-		{"x-http-method-override", in.Method},
-		{"x-http-method", in.Method},
-		{"x-method-override", in.Method},
-		{"x-original-url", in.Target},
-		{"x-rewrite-url", in.Target},
-	} {
-		if value, found := in.Headers[one.header]; found && value != one.same {
-			return mismatch("the header " + one.header + " says something else than the request")
-		}
-	}
-	return nil
 }
 
 // maxTargetSegments is more than any route has.

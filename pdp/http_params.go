@@ -107,55 +107,46 @@ func bodyState(h *policy.HTTP, route *policy.HTTPRoute, in *HTTPRequest) (BodySt
 	if state != BodyWhole && state != BodyCut {
 		return state, nil
 	}
-	kind, fault := bodyType(in.Headers)
-	if fault == nil && kind == formType {
-		fault = formOverride(string(in.Body), in.Method)
-	}
+	isJSON, fault := saysJSON(in.Headers)
 	switch {
 	case fault != nil:
 		return state, fault
 	case route.BodyUnseen:
-		return BodyUnseen, nil
+		state = BodyUnseen
 	case state == BodyCut:
-		return state, nil
-	case kind != jsonType:
-		return BodyUnseen, nil
+	case !isJSON:
+		state = BodyUnseen
 	case len(in.Body) > policy.MaxParametersBytes:
-		return BodyCut, nil
+		state = BodyCut
 	default:
 		return BodyWhole, nil
 	}
+	return state, unreadOverride(in)
 }
 
-const (
-	jsonType = "application/json"
-	formType = "application/x-www-form-urlencoded"
-)
+const jsonType = "application/json"
 
-// bodyType is what the headers say that the body is, as it stands: JSON in
-// UTF-8 (RFC 8259; RFC 6839 for +json), a form, or "" for anything else.
-func bodyType(headers map[string]string) (string, *httpFault) {
+// saysJSON tells whether the headers say that the body is JSON in UTF-8, as it
+// stands (RFC 8259; RFC 6839 for +json).
+func saysJSON(headers map[string]string) (bool, *httpFault) {
 	text := headers["content-type"]
 	if strings.IndexByte(text, ',') >= 0 {
-		return "", mismatch("the header content-type comes twice, or holds a comma")
+		return false, mismatch("the header content-type comes twice, or holds a comma")
 	}
 	if encoding, found := headers["content-encoding"]; found && !strings.EqualFold(encoding, "identity") {
-		return "", nil
+		return false, nil
 	}
 	if text == jsonType {
-		return jsonType, nil
+		return true, nil
 	}
 	kind, more, err := mime.ParseMediaType(text)
 	if err != nil {
-		return "", nil
+		return false, nil
 	}
 	if charset, given := more["charset"]; given && !strings.EqualFold(charset, "utf-8") {
-		return "", nil
+		return false, nil
 	}
-	if strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json") {
-		return jsonType, nil
-	}
-	return kind, nil
+	return kind == jsonType || strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json"), nil
 }
 
 // body adds the members of the body. What stands between its braces goes
@@ -215,7 +206,7 @@ func (p *params) query(route *policy.HTTPRoute, query, method string) *httpFault
 		if value, fault = decodeQuery(value); fault != nil {
 			return fault
 		}
-		if fault := checkPair("the query", name, value, method); fault != nil {
+		if fault := checkPair(name, value, method); fault != nil {
 			return fault
 		}
 		if _, list := slices.BinarySearch(route.QueryLists, name); list {
@@ -226,37 +217,6 @@ func (p *params) query(route *policy.HTTPRoute, query, method string) *httpFault
 	}
 	for i := range p.lists {
 		p.list(&p.lists[i])
-	}
-	return nil
-}
-
-// checkPair refuses what a server may take for more than a parameter.
-func checkPair(what, name, value, method string) *httpFault {
-	switch {
-	case name == "":
-		return malformedHTTP(what + " has a value without a name")
-	case strings.EqualFold(name, methodField) && value != method:
-		return mismatch(what + " has a _method that is not the request's")
-	default:
-		return nil
-	}
-}
-
-// methodField is the parameter by which some frameworks take another method
-// than the request's.
-const methodField = "_method"
-
-// formOverride finds a _method in a form. Nothing else of a form is read.
-func formOverride(form, method string) *httpFault {
-	for pair := range strings.SplitSeq(form, "&") {
-		name, value, _ := strings.Cut(pair, "=")
-		name, err := url.QueryUnescape(name)
-		if err != nil || !strings.EqualFold(name, methodField) {
-			continue
-		}
-		if value, err = url.QueryUnescape(value); err != nil || value != method {
-			return mismatch("the form has a _method that is not the request's")
-		}
 	}
 	return nil
 }

@@ -207,13 +207,34 @@ func TestHTTPRefusesContradictions(t *testing.T) {
 		"method override, beside a body not seen": web(post("/pay/rent?_method=DELETE", ""), func(in *pdp.HTTPRequest) {
 			in.Body, in.BodyState = nil, pdp.BodyUnseen
 		}),
-		"another path":            web(header("x-original-url", "/admin")),
-		"another path, rewrite":   web(header("x-rewrite-url", "/admin")),
-		"the method said twice":   web(header(":method", "DELETE")),
-		"the host said twice":     web(header(":authority", "other.example.com")),
-		"the host header":         web(header("host", "other.example.com")),
-		"content-type said twice": web(post("/pay/rent", `{}`), header("content-type", "application/json,text/plain")),
-		"a parameter said twice":  web(post("/t/x/pay", `{}`), header("idempotency-key", "a,b")),
+		"method override, in a form of another charset": web(post("/pay/rent", "_method=DELETE"), header("content-type", "application/x-www-form-urlencoded; charset=ISO-8859-1")),
+		"method override, in a form with a bad type":    web(post("/pay/rent", "_method=DELETE"), header("content-type", "application/x-www-form-urlencoded; charset")),
+		"method override, in a form that says packed":   web(post("/pay/rent", "_method=DELETE"), header("content-type", "application/x-www-form-urlencoded"), header("content-encoding", "gzip")),
+		"method override, in a form without a type":     web(post("/pay/rent", "a=1&_method=DELETE"), header("content-type", "")),
+		"method override, behind a semicolon":           web(post("/pay/rent", "a=1;_method=DELETE"), header("content-type", "application/x-www-form-urlencoded")),
+		"method override, in a list":                    web(post("/pay/rent", "_method[]=DELETE"), header("content-type", "application/x-www-form-urlencoded")),
+		"method override, in JSON of another charset":   web(post("/pay/rent", `{"_method":"DELETE"}`), header("content-type", "application/json; charset=ISO-8859-1")),
+		"method override, in JSON that says packed":     web(post("/pay/rent", `{"\u005FMethod":"DELETE"}`), header("content-encoding", "gzip")),
+		"method override, in JSON of a loose type":      web(post("/pay/rent", `{"_method":"DELETE"}`), header("content-type", "text/json")),
+		"method override, in JSON that was cut":         web(post("/pay/rent", `{"_method":"DEL`), func(in *pdp.HTTPRequest) { in.BodyState = pdp.BodyCut }),
+		"method override, in a large JSON":              web(post("/pay/rent", `{"_method":"DELETE","a":"`+strings.Repeat("x", 70000)+`"}`)),
+		"method override, in a part": web(post("/pay/rent", "--x\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--x--\r\n"),
+			header("content-type", "multipart/form-data; boundary=x")),
+		"method override, in a part without quotes": web(post("/upload", "--x\r\ncontent-disposition: form-data; Name=_METHOD\r\n\r\nDELETE\r\n--x--\r\n"),
+			header("content-type", "multipart/form-data; boundary=x")),
+		"an id in disguise":        web(header("x_agent", "cleaner")),
+		"an id in half a disguise": web(header("X_agent", "cleaner")),
+		"a parameter in disguise":  web(header("idempotency_key", "k")),
+		"an override in disguise":  web(header("x_http-method_override", "GET")),
+		"an address in disguise":   web(header("x_forwarded_for", "10.1.2.3")),
+		"a type in disguise":       web(header("content_type", "text/plain")),
+		"another path":             web(header("x-original-url", "/admin")),
+		"another path, rewrite":    web(header("x-rewrite-url", "/admin")),
+		"the method said twice":    web(header(":method", "DELETE")),
+		"the host said twice":      web(header(":authority", "other.example.com")),
+		"the host header":          web(header("host", "other.example.com")),
+		"content-type said twice":  web(post("/pay/rent", `{}`), header("content-type", "application/json,text/plain")),
+		"a parameter said twice":   web(post("/t/x/pay", `{}`), header("idempotency-key", "a,b")),
 	} {
 		f := newFixture(t, webPolicy)
 		out := f.askHTTP(t, in)
@@ -224,10 +245,11 @@ func TestHTTPRefusesContradictions(t *testing.T) {
 	// What says the same is no contradiction.
 	f := newFixture(t, webPolicy)
 	for name, in := range map[string]*pdp.HTTPRequest{
-		"override": web(header("x-http-method-override", "GET")),
-		"query":    web(target("/notes/1?_method=GET")),
-		"path":     web(header("x-original-url", "/notes/1")),
-		"host":     web(header("host", "notes.example.com")),
+		"another _": web(header("x_other", "1")),
+		"override":  web(header("x-http-method-override", "GET")),
+		"query":     web(target("/notes/1?_method=GET")),
+		"path":      web(header("x-original-url", "/notes/1")),
+		"host":      web(header("host", "notes.example.com")),
 	} {
 		if out := f.askHTTP(t, in); out.Verdict != pdp.Allow {
 			t.Errorf("%s: %v %s", name, out.Verdict, out.Reason)

@@ -33,6 +33,7 @@ func (c *compiler) compileHTTP() {
 		c.lack(httpSection, []string{httpSection}, "http does not say where the agent's id comes from", "write agent_from, such as [{from: principal}]")
 	}
 	c.compileRoutes(doc, h)
+	h.headers = h.namedHeaders()
 	c.s.http = h
 }
 
@@ -362,4 +363,20 @@ func (h *httpHosts) root(host hostPattern) *pathNode {
 		}
 		return h.any
 	}
+}
+
+// namedHeaders are the headers that sources and routes name.
+func (h *HTTP) namedHeaders() map[string]bool {
+	names := map[string]bool{}
+	for _, s := range slices.Concat(h.AgentFrom, h.SubjectFrom) {
+		if s.Kind == SourceHeader {
+			names[s.Name] = true
+		}
+	}
+	for _, r := range h.routes {
+		for _, p := range r.Headers {
+			names[p.Header] = true
+		}
+	}
+	return names
 }

@@ -20,7 +20,8 @@ type HTTP struct {
 	BodiesSent bool
 
 	methods map[string]*httpHosts
-	routes  []*HTTPRoute // sorted by id
+	headers map[string]bool // that sources and routes name
+	routes  []*HTTPRoute    // sorted by id
 }
 
 // SourceKind is a kind of place where an id can come from. The zero value is none.
@@ -82,6 +83,9 @@ type templatePart struct {
 
 // HTTP is what the policy says of HTTP requests; nil if it says nothing.
 func (s *Snapshot) HTTP() *HTTP { return s.http }
+
+// ReadsHeader tells whether a source or a route names the header.
+func (h *HTTP) ReadsHeader(name string) bool { return h.headers[name] }
 
 // RouteIDs are the ids of all routes, http/NAME, sorted; none on nil.
 func (h *HTTP) RouteIDs() []string {
