@@ -38,6 +38,12 @@ run: build ## build and serve the example policy on 127.0.0.1 (POLICY=DIR for an
 	@echo "  bin/kelpie check --server 127.0.0.1:7070 --agent lead-router --action read --resource salesforce/leads/42 --ip 10.8.0.5" >&2
 	@exec bin/kelpie serve --policy $(POLICY)
 
+.PHONY: run-envoy
+run-envoy: build ## build and run examples/envoy: Kelpie behind Envoy, and curl commands to try
+	@scripts/envoy.sh --install >/dev/null
+	@$(GO) build -trimpath -o bin/upstream ./examples/envoy/upstream
+	@exec scripts/run-envoy.sh
+
 ##@ Test
 
 .PHONY: deps
@@ -61,11 +67,11 @@ mutants: ## switch off each check of a decision in turn; some test must go red
 	@$(GO) run ./internal/mutants
 
 .PHONY: bench
-bench: ## measure both sides of every budget and print the ratios
+bench: deps ## measure both sides of every budget and print the ratios
 	@$(GO) run ./internal/bench
 
 .PHONY: bench-check
-bench-check: ## the same; fails below 0.9 of a budget
+bench-check: deps ## the same; fails below 0.9 of a budget
 	@$(GO) run ./internal/bench -check
 
 ##@ Change

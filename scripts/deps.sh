@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside Go: the modules, and a C compiler for the
-# race detector where the machine has none.
+# Installs what the tests need beside Go: the modules, a C compiler for the race
+# detector where the machine has none, and Envoy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# need_compiler makes sure that there is the C compiler which go would call.
+need_compiler() {
+  local compiler
+  compiler=$(go env CC)
+  if command -v "${compiler%% *}" >/dev/null; then
+    return
+  fi
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y gcc libc6-dev
+    return
+  fi
+  echo "deps: the race detector needs a C compiler ($compiler); install gcc or clang" >&2
+  exit 1
+}
+
 go mod download
-compiler=$(go env CC)
-if command -v "${compiler%% *}" >/dev/null; then
-  exit 0
-fi
-if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
-  apt-get update -q
-  DEBIAN_FRONTEND=noninteractive apt-get install -q -y gcc libc6-dev
-  exit 0
-fi
-echo "deps: the race detector needs a C compiler ($compiler); install gcc or clang" >&2
-exit 1
+need_compiler
+scripts/envoy.sh --install >/dev/null

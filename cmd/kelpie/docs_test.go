@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kelpie-authz/kelpie/internal/testkit"
 )
 
 // The commands in README.md and docs/*.md are run here, one file after another
@@ -49,18 +51,18 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 	bin := t.TempDir()
 	build(t, root, filepath.Join(bin, "kelpie"), "./cmd/kelpie")
-	documents, total, curl := map[string][]block{}, 0, false
+	documents, total, curl := map[string][]testkit.Block{}, 0, false
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		blocks := parseBlocks(string(text))
+		blocks := testkit.ParseBlocks(string(text))
 		documents[file] = blocks
 		for _, b := range blocks {
-			if b.runs() {
+			if b.Runs() {
 				total++
-				curl = curl || strings.Contains(b.text, "grpcurl")
+				curl = curl || strings.Contains(b.Text, "grpcurl")
 			}
 		}
 	}
@@ -98,20 +100,20 @@ type session struct {
 	health string
 }
 
-func runBlocks(t *testing.T, root, bin string, blocks []block) {
+func runBlocks(t *testing.T, root, bin string, blocks []testkit.Block) {
 	t.Helper()
 	s := newSession(t, root, bin)
 	for _, b := range blocks {
 		switch {
-		case b.unmarked():
-			t.Errorf("line %d: mark this block: ```sh run, or ```sh norun and why", b.line)
-		case !b.runs():
-		case b.background():
+		case b.Unmarked():
+			t.Errorf("line %d: mark this block: ```sh run, or ```sh norun and why", b.Line)
+		case !b.Runs():
+		case b.Background():
 			s.serve(t, b)
-		case b.lang == "sh":
+		case b.Lang == "sh":
 			s.script(t, b)
 		default:
-			for _, c := range b.commands() {
+			for _, c := range b.Commands() {
 				s.command(t, c)
 			}
 		}
@@ -178,43 +180,43 @@ func (s *session) documented(output string) string {
 	return output
 }
 
-func (s *session) script(t *testing.T, b block) {
+func (s *session) script(t *testing.T, b testkit.Block) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), blockTimeout)
 	defer cancel()
-	if out, err := s.shell(ctx, "set -e\n"+b.text).CombinedOutput(); err != nil {
-		t.Errorf("line %d: %v\n%s\n%s", b.line, err, b.text, out)
+	if out, err := s.shell(ctx, "set -e\n"+b.Text).CombinedOutput(); err != nil {
+		t.Errorf("line %d: %v\n%s\n%s", b.Line, err, b.Text, out)
 	}
 }
 
-func (s *session) command(t *testing.T, c command) {
+func (s *session) command(t *testing.T, c testkit.Command) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), blockTimeout)
 	defer cancel()
-	out, err := s.shell(ctx, c.text).CombinedOutput()
+	out, err := s.shell(ctx, c.Text).CombinedOutput()
 	got := s.documented(string(out))
 	// A command that shows no output must succeed; where output is shown, it says enough,
 	// and the exit code is documented by `; echo $?`.
-	if strings.TrimSpace(c.output) == "" {
+	if strings.TrimSpace(c.Output) == "" {
 		if err != nil {
-			t.Errorf("line %d: %v\n$ %s\n%s", c.line, err, c.text, got)
+			t.Errorf("line %d: %v\n$ %s\n%s", c.Line, err, c.Text, got)
 		}
 		return
 	}
-	if !matches(c.output, got) {
-		t.Errorf("line %d: $ %s\n--- documented\n%s\n--- came\n%s", c.line, c.text, c.output, got)
+	if !testkit.Matches(c.Output, got) {
+		t.Errorf("line %d: $ %s\n--- documented\n%s\n--- came\n%s", c.Line, c.Text, c.Output, got)
 	}
 }
 
 // serve starts a server and waits until it is ready; it runs until the test ends.
-func (s *session) serve(t *testing.T, b block) {
+func (s *session) serve(t *testing.T, b testkit.Block) {
 	t.Helper()
-	commands := b.commands()
+	commands := b.Commands()
 	if len(commands) != 1 {
-		t.Fatalf("line %d: a background block has one command, this has %d", b.line, len(commands))
+		t.Fatalf("line %d: a background block has one command, this has %d", b.Line, len(commands))
 	}
 	var out bytes.Buffer
-	cmd := s.shell(context.WithoutCancel(t.Context()), "exec "+commands[0].text)
+	cmd := s.shell(context.WithoutCancel(t.Context()), "exec "+commands[0].Text)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -227,23 +229,23 @@ func (s *session) serve(t *testing.T, b block) {
 		select {
 		case err := <-exited:
 			if err != nil {
-				t.Errorf("%s: %v\n%s", commands[0].text, err, out.String())
+				t.Errorf("%s: %v\n%s", commands[0].Text, err, out.String())
 			}
 		case <-time.After(startTimeout):
 			_ = cmd.Process.Kill()
 			<-exited
-			t.Errorf("%s: did not stop\n%s", commands[0].text, out.String())
+			t.Errorf("%s: did not stop\n%s", commands[0].Text, out.String())
 		}
 	})
 	deadline := time.Now().Add(startTimeout)
 	for !ready(s.health) {
 		if time.Now().After(deadline) {
-			t.Fatalf("line %d: %s: not ready within %v", b.line, commands[0].text, startTimeout)
+			t.Fatalf("line %d: %s: not ready within %v", b.Line, commands[0].Text, startTimeout)
 		}
 		select {
 		case err := <-exited:
 			exited <- err
-			t.Fatalf("line %d: %s: exited: %v\n%s", b.line, commands[0].text, err, out.String())
+			t.Fatalf("line %d: %s: exited: %v\n%s", b.Line, commands[0].Text, err, out.String())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

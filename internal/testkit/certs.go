@@ -1,5 +1,6 @@
 // Package testkit is what tests share: certificates, waiting without sleeping,
-// writers to look into. It is never imported outside tests.
+// writers to look into, running programs (Kelpie, Envoy, an upstream), and the
+// commands in documents. It is never imported outside tests.
 //
 //	ca := testkit.NewCA(t)
 //	server := ca.Issue(t, testkit.Leaf{IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
