@@ -131,6 +131,7 @@ var house = []rule{
 	// For developers.
 	{of: "internal/testkit", mayImport: []string{"**"}, tests: true, why: whySuite},
 	{of: "internal/archtest", tool: true, why: "it reads the graph, not the packages"},
+	{of: "internal/envoytest", tool: true, why: "it asks from outside, through Envoy; its tests alone import anything"},
 	{of: "internal/bench", mayImport: []string{"**"}, tool: true, why: "it measures whatever there is"},
 	{of: "internal/mutants", tool: true, why: "it overlays source files and runs the go command"},
 	{of: "examples/**", mayImport: []string{"client", "client/*", "gen/**"}, why: "an example uses what a user can"},
