@@ -121,10 +121,10 @@ func extAuthzMutants() []mutant {
 	}
 	return []mutant{
 		in("extauthz.go", "ALLOW alone opens", "if c.out.Verdict == pdp.Allow {", "if c.out.Verdict != pdp.Deny {"),
-		in("extauthz.go", "no decision opens nothing", "return refusal(undecided(ctx, err)), nil", "return allowed(&c.out, nil), nil"),
+		in("extauthz.go", "no decision opens nothing", "return refusal(undecided(ctx, err)), nil", "return c.wire.allowed(&c.out, nil), nil"),
 		in("extauthz.go", "the gateway's standing", "return refusal(err), nil // An error would open gateways that fail open.", "gateway = \"\""),
 		in("denied.go", "a denial has a code", "Code: int32(grpcCode)", "Code: int32(grpcCode) * 0"),
-		in("response.go", "headers of ours are removed", "if isOwn(name) && name != decisionIDHeader {", "if false {"),
+		in("wire.go", "headers of ours are removed", "if isOwn(name) && name != decisionIDHeader {", "if false {"),
 		in("response.go", "headers of ours in disguise", "case c == '_':", "case false:"),
 		in("request.go", "a body cut by Envoy", `case strings.Contains(partial, "true"), http.GetSize() > int64(len(raw)):`, "case http.GetSize() > int64(len(raw)):"),
 		in("request.go", "a body shorter than it says", "case hasLength && (err != nil || length != uint64(len(raw))), !hasLength", "case !hasLength"),

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
@@ -45,7 +46,7 @@ func denied(d *pdp.HTTPDecision) *authv3.CheckResponse {
 		Approval: approvalOf(d.Approval),
 	}
 	out := stop(statusOf(d.Reason), e, d.Limits)
-	out.DynamicMetadata = new(metadata).of(d)
+	out.DynamicMetadata = metadata(d)
 	return out
 }
 
@@ -69,13 +70,13 @@ func refusal(err error) *authv3.CheckResponse {
 	}
 	out := stop(code, e, nil)
 	refused := pdp.HTTPDecision{Decision: pdp.Decision{Verdict: pdp.Deny, Reason: reason}}
-	out.DynamicMetadata = new(metadata).of(&refused)
+	out.DynamicMetadata = metadata(&refused)
 	return out
 }
 
 // stop makes a denying answer.
 func stop(code int, e *explanation, limits []pdp.LimitStatus) *authv3.CheckResponse {
-	h := new(headers)
+	h := headers{}
 	h.set("content-type", "application/json")
 	h.set("cache-control", "no-store")
 	if e.DecisionID != "" {
@@ -87,7 +88,11 @@ func stop(code int, e *explanation, limits []pdp.LimitStatus) *authv3.CheckRespo
 	if challenge := challengeOf(code, e); challenge != "" {
 		h.set("www-authenticate", challenge)
 	}
-	addLimits(h, limits)
+	if len(limits) > 0 {
+		policies, states := appendLimits(nil, nil, limits)
+		h.add("ratelimit-policy", string(policies), corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)
+		h.add("ratelimit", string(states), corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)
+	}
 	grpcCode := codes.PermissionDenied
 	if code == http.StatusUnauthorized {
 		grpcCode = codes.Unauthenticated
@@ -100,7 +105,7 @@ func stop(code int, e *explanation, limits []pdp.LimitStatus) *authv3.CheckRespo
 		Status: &rpcstatus.Status{Code: int32(grpcCode), Message: e.Reason},
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
 			Status:  &typev3.HttpStatus{Code: typev3.StatusCode(code)}, //nolint:gosec // A code of HTTP is a small number.
-			Headers: h.list,
+			Headers: h,
 			Body:    string(append(text, '\n')),
 		}},
 	}

@@ -53,8 +53,9 @@ type API struct {
 
 // call is what one Check needs and gives back.
 type call struct {
-	in  request
-	out pdp.HTTPDecision
+	in   request
+	out  pdp.HTTPDecision
+	wire encoder
 }
 
 // New makes an API, or says which part of the configuration is missing.
@@ -83,7 +84,7 @@ func (a *API) Check(ctx context.Context, in *authv3.CheckRequest) (*authv3.Check
 		return refusal(undecided(ctx, err)), nil
 	}
 	if c.out.Verdict == pdp.Allow {
-		return allowed(&c.out, c.in.request.Headers), nil
+		return c.wire.allowed(&c.out, c.in.request.Headers), nil
 	}
 	return denied(&c.out), nil
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/kelpie-authz/kelpie/pdp"
@@ -57,8 +58,16 @@ func check(tb testing.TB, api *extauthz.API, in *authv3.CheckRequest) *authv3.Ch
 	if err != nil {
 		tb.Fatalf("a gRPC error: %v", err)
 	}
-	wellFormed(tb, out)
-	return out
+	wire, err := proto.Marshal(out)
+	if err != nil {
+		tb.Fatalf("an answer that cannot be sent: %v", err)
+	}
+	got := &authv3.CheckResponse{}
+	if err := proto.Unmarshal(wire, got); err != nil {
+		tb.Fatalf("an answer that cannot be read: %v", err)
+	}
+	wellFormed(tb, got)
+	return got
 }
 
 // wellFormed holds of every answer: a status, one body, and both agree.
@@ -80,9 +89,32 @@ func wellFormed(tb testing.TB, out *authv3.CheckResponse) {
 	default:
 		tb.Fatalf("status %v with %v", code, out)
 	}
-	if _, err := proto.Marshal(out); err != nil {
-		tb.Fatalf("an answer that cannot be sent: %v", err)
+	if unknown := unknownIn(out.ProtoReflect()); unknown != "" {
+		tb.Fatalf("an answer with fields that nobody knows, in %s", unknown)
 	}
+}
+
+// unknownIn names the message of an answer that has unknown fields.
+func unknownIn(m protoreflect.Message) string {
+	if len(m.GetUnknown()) > 0 {
+		return string(m.Descriptor().FullName())
+	}
+	found := ""
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil:
+		case f.IsList():
+			for i := range v.List().Len() {
+				found += unknownIn(v.List().Get(i).Message())
+			}
+		case f.IsMap():
+			v.Map().Range(func(_ protoreflect.MapKey, e protoreflect.Value) bool { found += unknownIn(e.Message()); return true })
+		default:
+			found += unknownIn(v.Message())
+		}
+		return true
+	})
+	return found
 }
 
 func headersOf(list []*corev3.HeaderValueOption) map[string]string {

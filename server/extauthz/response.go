@@ -6,8 +6,6 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/kelpie-authz/kelpie/pdp"
@@ -18,39 +16,6 @@ const (
 	ownPrefix        = "x-kelpie-"
 	decisionIDHeader = "x-kelpie-decision-id"
 )
-
-// allowance is an allowing answer in one piece of memory.
-type allowance struct {
-	response authv3.CheckResponse
-	status   rpcstatus.Status
-	body     authv3.CheckResponse_OkResponse
-	ok       authv3.OkHttpResponse
-	room     [3]header
-	list     [3]*corev3.HeaderValueOption
-	metadata metadata
-}
-
-// allowed is the answer that lets the request through, with the id of the
-// decision for the server and for the client. The status is set though it is
-// OK: an answer without one would be OK as well.
-func allowed(d *pdp.HTTPDecision, inbound map[string]string) *authv3.CheckResponse {
-	a := new(allowance)
-	h := headers{room: a.room[:], list: a.list[:0]}
-	h.set(decisionIDHeader, d.ID)
-	addLimits(&h, d.Limits)
-	a.ok.Headers = h.list[:1:1]
-	a.ok.ResponseHeadersToAdd = h.list
-	for name := range inbound {
-		if isOwn(name) && name != decisionIDHeader {
-			a.ok.HeadersToRemove = append(a.ok.HeadersToRemove, name)
-		}
-	}
-	a.body.OkResponse = &a.ok
-	a.response.Status = &a.status
-	a.response.HttpResponse = &a.body
-	a.response.DynamicMetadata = a.metadata.of(d)
-	return &a.response
-}
 
 // isOwn tells a header of ours, also by the name that a server makes of it
 // which takes _ for -.
@@ -73,48 +38,21 @@ func isOwn(name string) bool {
 	return true
 }
 
-// header is one header of an answer.
-type header struct {
-	option corev3.HeaderValueOption
-	value  corev3.HeaderValue
-}
-
-// headers is a list of headers in room that is there already; what does not
-// fit in gets its own.
-type headers struct {
-	room []header
-	list []*corev3.HeaderValueOption
-}
+// headers is a list of headers of a denying answer.
+type headers []*corev3.HeaderValueOption
 
 // set overwrites what is there under the name.
 func (h *headers) set(name, value string) {
 	h.add(name, value, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)
 }
 
-// also adds to what is there: the header is a list.
-func (h *headers) also(name, value string) {
-	h.add(name, value, corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD)
-}
-
 func (h *headers) add(name, value string, action corev3.HeaderValueOption_HeaderAppendAction) {
-	var one *header
-	if len(h.room) > 0 {
-		one, h.room = &h.room[0], h.room[1:]
-	} else {
-		one = new(header)
-	}
-	one.value.Key, one.value.Value = name, value
-	one.option.Header, one.option.AppendAction = &one.value, action
-	h.list = append(h.list, &one.option)
+	*h = append(*h, &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: name, Value: value}, AppendAction: action})
 }
 
-// addLimits adds RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10):
+// appendLimits writes the values of RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10):
 // q is what a limit gives, r what is left, t when it is full again, in seconds.
-func addLimits(h *headers, limits []pdp.LimitStatus) {
-	if len(limits) == 0 {
-		return
-	}
-	policies, states := make([]byte, 0, 64), make([]byte, 0, 64)
+func appendLimits(policies, states []byte, limits []pdp.LimitStatus) (newPolicies, newStates []byte) {
 	for i := range limits {
 		l := &limits[i]
 		if i > 0 {
@@ -129,8 +67,7 @@ func addLimits(h *headers, limits []pdp.LimitStatus) {
 		states = append(states, ";t="...)
 		states = strconv.AppendInt(states, seconds(l.Reset), 10)
 	}
-	h.also("ratelimit-policy", string(policies))
-	h.also("ratelimit", string(states))
+	return policies, states
 }
 
 // appendName writes a limit's name, which holds nothing that a string of a
@@ -152,63 +89,41 @@ const (
 	maxMetadataRules = 16
 )
 
-// fewRules is how many rules most answers have.
-const fewRules = 2
-
-// metadata is the dynamic metadata of an answer, in one piece of memory. It has
-// eight members, since a map of more costs twice as much to make; what is not
-// in it is in the record of the decision.
-type metadata struct {
-	all    structpb.Struct
-	values [8]structpb.Value
-	texts  [8]structpb.Value_StringValue
-	n      int
-	list   structpb.ListValue
-	rules  structpb.Value_ListValue
-	ids    [fewRules]structpb.Value
-	names  [fewRules]structpb.Value_StringValue
-	few    [fewRules]*structpb.Value
-}
-
-// of says what was decided, for access logs and later filters.
-func (m *metadata) of(d *pdp.HTTPDecision) *structpb.Struct {
-	m.all.Fields = make(map[string]*structpb.Value, len(m.values))
-	m.text("decision", d.Verdict.String())
-	m.text("reason", string(d.Reason))
-	m.text("decision_id", d.ID)
-	m.text("agent", d.Agent)
-	m.text("action", d.Action)
-	m.text("resource", d.Resource)
-	m.text("route", d.Route)
-	m.list.Values = m.few[:0]
-	for i, rule := range d.Matched[:min(len(d.Matched), maxMetadataRules)] {
-		var v *structpb.Value
-		var name *structpb.Value_StringValue
-		if i < fewRules {
-			v, name = &m.ids[i], &m.names[i]
-		} else {
-			v, name = new(structpb.Value), new(structpb.Value_StringValue)
+// metadata is what access logs and later filters get: eight members at most,
+// the decision's id being the key to all the rest.
+func metadata(d *pdp.HTTPDecision) *structpb.Struct {
+	fields := map[string]*structpb.Value{}
+	for _, one := range texts(d) {
+		if one.text != "" {
+			fields[one.name] = structpb.NewStringValue(bounded(one.text))
 		}
-		name.StringValue = bounded(rule)
-		v.Kind = name
-		m.list.Values = append(m.list.Values, v)
 	}
-	m.rules.ListValue = &m.list
-	matched := &m.values[m.n]
-	matched.Kind = &m.rules
-	m.all.Fields["matched"] = matched
-	return &m.all
+	rules := &structpb.ListValue{}
+	for _, rule := range someRules(d.Matched) {
+		rules.Values = append(rules.Values, structpb.NewStringValue(bounded(rule)))
+	}
+	fields[rulesMember] = structpb.NewListValue(rules)
+	return &structpb.Struct{Fields: fields}
 }
 
-func (m *metadata) text(name, text string) {
-	if text == "" {
-		return
+// rulesMember holds the rules that made the decision.
+const rulesMember = "matched"
+
+func someRules(matched []string) []string { return matched[:min(len(matched), maxMetadataRules)] }
+
+// member is one text of the metadata; an empty one is left out.
+type member struct{ name, text string }
+
+func texts(d *pdp.HTTPDecision) [7]member {
+	return [...]member{
+		{"decision", d.Verdict.String()},
+		{"reason", string(d.Reason)},
+		{"decision_id", d.ID},
+		{"agent", d.Agent},
+		{"action", d.Action},
+		{"resource", d.Resource},
+		{"route", d.Route},
 	}
-	v, kind := &m.values[m.n], &m.texts[m.n]
-	m.n++
-	kind.StringValue = bounded(text)
-	v.Kind = kind
-	m.all.Fields[name] = v
 }
 
 // bounded cuts a text, and leaves it UTF-8.
