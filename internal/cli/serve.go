@@ -24,8 +24,8 @@ func newServe(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve decisions to gateways",
-		Long: "Serve decisions to gateways. Decisions are logged to standard output, one JSON line each, and what\n" +
-			"happens to the server itself to standard error.\n\n" +
+		Long: "Serve decisions to gateways by gRPC, and to Envoy by ext_authz, on --grpc-addr. Decisions are logged to\n" +
+			"standard output, one JSON line each, and what happens to the server itself to standard error.\n\n" +
 			"Every flag can be given as a variable, KELPIE_ and its name in capitals (KELPIE_GRPC_ADDR), and as a key\n" +
 			"of the file that --config names (grpc_addr). A flag beats the variable, which beats the file.\n\n" +
 			"The policy is read again when its files change, and on SIGHUP. SIGTERM or an interrupt drains; a second\n" +
