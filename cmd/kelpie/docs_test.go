@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -134,7 +133,7 @@ func newSession(t *testing.T, root, bin string) *session {
 	for port, variable := range map[string]string{
 		"127.0.0.1:7070": "KELPIE_GRPC_ADDR", "127.0.0.1:7072": "KELPIE_ADMIN_ADDR", "127.0.0.1:7073": "KELPIE_HEALTH_ADDR",
 	} {
-		addr := freeAddr(t)
+		addr := testkit.FreeAddr(t)
 		s.ports[port] = addr
 		s.env = append(s.env, variable+"="+addr)
 	}
@@ -151,16 +150,6 @@ func cleanEnv() []string {
 		}
 	}
 	return env
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close()
-	return lis.Addr().String()
 }
 
 func (s *session) shell(ctx context.Context, script string) *exec.Cmd {

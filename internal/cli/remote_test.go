@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kelpie-authz/kelpie/internal/cli"
+	"github.com/kelpie-authz/kelpie/internal/testkit"
 )
 
 func TestServerIsAsked(t *testing.T) {
@@ -80,7 +81,7 @@ func TestServerOverTLS(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cert, key := writeCertificate(t, dir)
-	addr := freeAddr(t)
+	addr := testkit.FreeAddr(t)
 	serveRevops(t, "--grpc-addr", addr, "--tls-cert", cert, "--tls-key", key)
 	read := call("lead-router", "read", "salesforce/leads/42", "10.8.0.5")
 	for _, tt := range []struct {
@@ -138,17 +139,6 @@ func TestPlaintextHasToBeWritten(t *testing.T) {
 	}
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lis.Close()
-	return lis.Addr().String()
-}
-
-// writeCertificate makes a certificate for 127.0.0.1 that is its own authority.
 func writeCertificate(t *testing.T, dir string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
