@@ -20,6 +20,9 @@ PROTOC := $(TOOLS)/protoc/protoc-gen-go
 LINT := $(TOOLS)/lint/golangci-lint
 VULN := $(TOOLS)/vuln/govulncheck
 GRPCURL := $(TOOLS)/grpcurl/grpcurl
+# Programs in modules of their own: formatters walk files and find them, ./... ends where a module does.
+PROGRAMS := $(patsubst %/main.go,%,$(wildcard tools/*/main.go))
+LINT_PROGRAM := $(LINT) run --config $(CURDIR)/.golangci.yml
 WITH_BUF := PATH="$(TOOLS)/buf:$(TOOLS)/protoc:$$PATH"
 
 ##@ Use
@@ -85,11 +88,13 @@ fmt: $(LINT) $(BUF) third_party/protovalidate ## format Go and proto files
 lint: fmt-check $(LINT) $(BUF) third_party/protovalidate ## all linters over Go and proto files
 	@$(LINT) config verify
 	@$(LINT) run ./...
+	@for dir in $(PROGRAMS); do (cd $$dir && $(LINT_PROGRAM) ./...); done
 	@$(BUF) lint
 
 .PHONY: lint-fix
 lint-fix: fmt $(LINT) ## let the linters repair what they can, and name the rest
 	@$(LINT) run --fix ./...
+	@for dir in $(PROGRAMS); do (cd $$dir && $(LINT_PROGRAM) --fix ./...); done
 
 .PHONY: generate
 generate: $(BUF) $(PROTOC) ## gen/ from proto/ (gen/schema/schema.go is kept by hand)

@@ -63,6 +63,8 @@ type Claims interface {
 type HTTPDecision struct {
 	Decision
 
+	// Agent is "" where none was established, Action and Resource where no
+	// route is about the request or it was refused before one was looked for.
 	Agent, Action, Resource string
 	// Route is the id of the route that made the call, "" if none did.
 	Route string

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/kelpie-authz/kelpie/policy"
 )
@@ -103,7 +104,7 @@ func hasTwins(value any) bool {
 
 // namesTwins compares by Unicode's simple folding, as such decoders do.
 func namesTwins(members map[string]any) bool {
-	if len(members) < 2 {
+	if len(members) < 2 || allSmall(members) {
 		return false
 	}
 	seen := make(map[string]bool, len(members))
@@ -115,6 +116,19 @@ func namesTwins(members map[string]any) bool {
 		seen[folded] = true
 	}
 	return false
+}
+
+// allSmall tells of names that are unique as they stand: all ASCII, and none
+// with a capital.
+func allSmall(members map[string]any) bool {
+	for name := range members {
+		for i := range len(name) {
+			if c := name[i]; c >= utf8.RuneSelf || 'A' <= c && c <= 'Z' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // foldName is the same for all names that strings.EqualFold calls equal: the

@@ -70,9 +70,6 @@ func (m *mapper) run(h *policy.HTTP, in *HTTPRequest) (fault *httpFault, unmappe
 	return m.parameters(h, route, query, in), false
 }
 
-// maxTargetSegments is more than any route has.
-const maxTargetSegments = 64
-
 // split decodes the path, once.
 func (m *mapper) split(path string) *httpFault {
 	rest, rooted := strings.CutPrefix(path, "/")
@@ -82,7 +79,7 @@ func (m *mapper) split(path string) *httpFault {
 	for more := true; more; {
 		var segment string
 		segment, rest, more = strings.Cut(rest, "/")
-		if len(m.segments) == maxTargetSegments {
+		if len(m.segments) == policy.MaxPathSegments {
 			return malformedHTTP("the path has too many segments")
 		}
 		if segment == "" && more {

@@ -98,9 +98,7 @@ func (j *judgment) fillRecord(latency time.Duration) {
 		ApprovalID: j.found.ID, ApprovalDigest: j.ask.Digest,
 		Latency: latency, DryRun: req.DryRun,
 	}
-	if j.rec.Origin.Method != "" || j.rec.Origin.Path != "" {
-		cut(&j.rec.Origin.Method, &j.rec.Origin.Host, &j.rec.Origin.Path)
-	}
+	cut(&j.rec.Origin.Method, &j.rec.Origin.Host, &j.rec.Origin.Path)
 	if j.malformed {
 		j.rec.Agent, j.rec.Subject = req.Agent, req.Subject
 		j.rec.cut()

@@ -101,6 +101,20 @@ const (
 	NextWait
 )
 
+// String returns the action as the HTTP doors write it.
+func (n NextAction) String() string {
+	switch n {
+	case NextRetry:
+		return "retry"
+	case NextRequest:
+		return "request"
+	case NextWait:
+		return "wait"
+	default:
+		return "none"
+	}
+}
+
 // Decision is one answer. The zero value is ready to be filled by Authorize,
 // which overwrites it and reuses its slices. Strings may be kept; slices are
 // valid until the Decision is filled again.
@@ -153,6 +167,24 @@ const (
 	ApprovalExpired
 	ApprovalConsumed
 )
+
+// String returns the state as the HTTP doors write it, "" for one that is not kept.
+func (s ApprovalState) String() string {
+	switch s {
+	case ApprovalPending:
+		return "pending"
+	case ApprovalApproved:
+		return "approved"
+	case ApprovalDenied:
+		return "denied"
+	case ApprovalExpired:
+		return "expired"
+	case ApprovalConsumed:
+		return "consumed"
+	default:
+		return ""
+	}
+}
 
 // ApprovalRequirement is what one rule requires.
 type ApprovalRequirement struct {

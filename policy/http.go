@@ -67,7 +67,8 @@ type HTTPRoute struct {
 	loose []int
 }
 
-// HeaderParameter is a header that is a parameter.
+// HeaderParameter is a header that is a parameter: the parameter's name, and
+// the header's in small letters.
 type HeaderParameter struct{ Name, Header string }
 
 // template is a text with parts of the path in it.
@@ -105,7 +106,7 @@ func (h *HTTP) RouteIDs() []string {
 // be empty.
 func (h *HTTP) Route(method, host string, segments []string) *HTTPRoute {
 	hosts := h.methods[method]
-	if hosts == nil || len(segments) == 0 || len(segments) > maxPathSegments {
+	if hosts == nil || len(segments) == 0 || len(segments) > MaxPathSegments {
 		return nil
 	}
 	if n := hosts.exact[host]; n != nil {

@@ -23,8 +23,8 @@ const (
 	restSegments                 // {path...}
 )
 
-// maxPathSegments bounds a path of a request and of a route alike.
-const maxPathSegments = 64
+// MaxPathSegments bounds a path of a request and of a route alike.
+const MaxPathSegments = 64
 
 // parseRoutePath splits the path of a route, or says what is wrong with it and
 // what to write instead.
@@ -34,8 +34,8 @@ func parseRoutePath(path string) (tokens []pathToken, message, fix string) {
 		return nil, fmt.Sprintf("the path %s does not start with a slash", quote(path)), "write one, such as /leads/{id}"
 	}
 	segments := strings.Split(rest, "/")
-	if len(segments) > maxPathSegments {
-		return nil, fmt.Sprintf("the path has %d segments", len(segments)), fmt.Sprintf("write at most %d", maxPathSegments)
+	if len(segments) > MaxPathSegments {
+		return nil, fmt.Sprintf("the path has %d segments", len(segments)), fmt.Sprintf("write at most %d", MaxPathSegments)
 	}
 	seen := map[string]bool{}
 	for i, segment := range segments {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Go: the modules, a C compiler for the race
-# detector where the machine has none, and Envoy.
+# detector and curl where the machine has none, and Envoy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,6 +20,21 @@ need_compiler() {
   exit 1
 }
 
+# need_curl makes sure that there is curl, by which the example is asked.
+need_curl() {
+  if command -v curl >/dev/null; then
+    return
+  fi
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y curl
+    return
+  fi
+  echo "deps: the example behind Envoy is asked by curl; install it" >&2
+  exit 1
+}
+
 go mod download
 need_compiler
+need_curl
 scripts/envoy.sh --install >/dev/null

@@ -10,6 +10,10 @@ set -euo pipefail
 set -m
 cd "$(dirname "$0")/.."
 
+if ! command -v curl >/dev/null; then
+  echo "run-envoy: curl is missing; install it" >&2
+  exit 1
+fi
 envoy=$(scripts/envoy.sh)
 state=$PWD/.cache/run-envoy
 mkdir -p "$state"

@@ -22,11 +22,15 @@ full) timeout=60m checks=${RAPID_CHECKS:-20000} ;;
 esac
 
 go vet ./...
+# Programs in modules of their own, which ./... does not reach.
+for main in tools/*/main.go; do
+  go vet -C "${main%/*}" ./...
+done
 all=$(go list ./...)
 with_rapid=$(go list -test -f \
   '{{$p := .ImportPath}}{{range .Deps}}{{if eq . "pgregory.net/rapid"}}{{$p}}{{"\n"}}{{end}}{{end}}' ./... |
   sed -n 's/\.test$//p' | sort -u)
-# What is run by itself below, with its counts, is not run twice.
+# The suite through Envoy is long, and run by itself below, with its counts.
 without=$(comm -23 <(sort -u <<<"$all") <(printf '%s\n' "$with_rapid") | grep -v '/internal/envoytest$')
 
 echo "tests: KELPIE_PROOF=$KELPIE_PROOF KELPIE_SEED=$KELPIE_SEED rapid.checks=$checks"

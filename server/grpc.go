@@ -62,6 +62,8 @@ type GRPCConfig struct {
 	MaxInFlight int
 	// Answers are unary methods, by full name, that answer where others fail:
 	// what a call gets in place of the gRPC error, also one that no handler saw.
+	// The function returns the method's response, never nil, and is called by
+	// many goroutines at once.
 	Answers map[string]func(error) any
 	// Undecodable tells whether a message that could not be decoded goes to
 	// its handler all the same, emptied by this function. Nil: none does.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -196,4 +197,29 @@ func TestOversizedCheck(t *testing.T) {
 	if out, err := client.Check(t.Context(), in); err != nil || httpStatus(out) != 200 {
 		t.Errorf("7 MiB: %v, %v", out, err)
 	}
+}
+
+// While the decision log cannot be written a Check is denied with 503, and says
+// when to come back.
+func TestNoAllowedCheckWithoutALog(t *testing.T) {
+	t.Parallel()
+	out := &failing{}
+	r := startTo(t, out, func(c *config.Config) { c.Policy = policyDir(t, policyHTTP) })
+	client := authv3.NewAuthorizationClient(dial(t, r.Addrs().GRPC.String(), nil))
+	out.set(true)
+	testkit.Eventually(t, "503 audit_unavailable", func() bool {
+		resp, err := client.Check(t.Context(), checkRequest())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return httpStatus(resp) == 503 && resp.GetDynamicMetadata().AsMap()["reason"] == "audit_unavailable" &&
+			slices.ContainsFunc(resp.GetDeniedResponse().GetHeaders(), func(h *corev3.HeaderValueOption) bool {
+				return h.GetHeader().GetKey() == "retry-after" && h.GetHeader().GetValue() != ""
+			})
+	})
+	out.set(false)
+	testkit.Eventually(t, "ALLOW", func() bool {
+		resp, err := client.Check(t.Context(), checkRequest())
+		return err == nil && httpStatus(resp) == 200
+	})
 }

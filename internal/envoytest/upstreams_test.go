@@ -162,7 +162,8 @@ func TestGRPCUpstream(t *testing.T) {
 	}
 }
 
-// The sidecar: over a unix socket, and the agent is named by the place, whatever a header says.
+// The sidecar: over a unix socket, and the agent is named by the place, whatever a header says. Envoy starts first here, and a
+// Kelpie that died gives way to one that makes the socket anew.
 func TestSidecar(t *testing.T) {
 	t.Parallel()
 	// The path of a socket must be short.
@@ -175,12 +176,16 @@ func TestSidecar(t *testing.T) {
 	s := &stack{policy: policy(t)}
 	var want setup
 	s.startUpstream(t, &want)
-	s.kelpie = testkit.StartKelpie(t, testkit.KelpieConfig{Binary: programs.kelpie, Policy: s.policy, GRPCAddr: "unix://" + socket})
+	startKelpie := func() {
+		s.kelpie = testkit.StartKelpie(t, testkit.KelpieConfig{Binary: programs.kelpie, Policy: s.policy, GRPCAddr: "unix://" + socket})
+		s.envoy.SeesKelpies(t, 1)
+	}
 	s.envoy = testkit.StartEnvoy(t, testkit.EnvoyConfig{
 		Binary: programs.envoy, File: example(t, "sidecar.yaml"),
 		Edits: []testkit.Edit{{Old: "{path: /run/kelpie/grpc.sock}", New: "{path: " + socket + "}"}, testkit.Port(t, 8081, want.upstream)},
 	})
-	s.envoy.SeesKelpies(t, 1)
+	failedClosed(t, s.get(t, "", "/leads/42"))
+	startKelpie()
 	for _, header := range []string{"", "refund-bot", "nobody-knows-me"} {
 		got := s.get(t, header, "/leads/42")
 		if got.status != http.StatusOK {
@@ -198,5 +203,10 @@ func TestSidecar(t *testing.T) {
 	failedClosed(t, s.get(t, "", "/leads/42"))
 	if n := len(s.seen(t)); n != 3 {
 		t.Errorf("%d requests reached the upstream", n)
+	}
+	s.envoy.SeesKelpies(t, 0)
+	startKelpie()
+	if got := s.get(t, "", "/leads/42"); got.status != http.StatusOK {
+		t.Errorf("after the new start: %+v", got)
 	}
 }

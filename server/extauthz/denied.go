@@ -42,7 +42,7 @@ type approval struct {
 func denied(d *pdp.HTTPDecision) *authv3.CheckResponse {
 	e := &explanation{
 		Decision: d.Verdict.String(), Reason: string(d.Reason), Message: d.Message, DecisionID: d.ID,
-		NextAction: nextAction(d.Next), RetryAfter: seconds(d.RetryAfter), RequiredScopes: d.RequiredScopes,
+		NextAction: d.Next.String(), RetryAfter: seconds(d.RetryAfter), RequiredScopes: d.RequiredScopes,
 		Approval: approvalOf(d.Approval),
 	}
 	out := stop(statusOf(d.Reason), e, d.Limits)
@@ -64,7 +64,7 @@ func refusal(err error) *authv3.CheckResponse {
 		reason = pdp.ReasonInternalError
 		message = "No decision was made: the server failed in this one call."
 	}
-	e := &explanation{Decision: pdp.Deny.String(), Reason: string(reason), Message: message, NextAction: nextAction(next)}
+	e := &explanation{Decision: pdp.Deny.String(), Reason: string(reason), Message: message, NextAction: next.String()}
 	if next == pdp.NextRetry {
 		e.RetryAfter = 1
 	}
@@ -145,37 +145,11 @@ func challengeOf(code int, e *explanation) string {
 	}
 }
 
-func nextAction(n pdp.NextAction) string {
-	switch n {
-	case pdp.NextRetry:
-		return "retry"
-	case pdp.NextRequest:
-		return "request"
-	case pdp.NextWait:
-		return "wait"
-	default:
-		return "none"
-	}
-}
-
 func approvalOf(a *pdp.Approval) *approval {
 	if a == nil {
 		return nil
 	}
-	out := &approval{ID: a.ID, Digest: a.Digest}
-	switch a.State {
-	case pdp.ApprovalPending:
-		out.State = "pending"
-	case pdp.ApprovalApproved:
-		out.State = "approved"
-	case pdp.ApprovalDenied:
-		out.State = "denied"
-	case pdp.ApprovalExpired:
-		out.State = "expired"
-	case pdp.ApprovalConsumed:
-		out.State = "consumed"
-	default: // none is kept
-	}
+	out := &approval{ID: a.ID, State: a.State.String(), Digest: a.Digest}
 	if !a.ExpiresAt.IsZero() {
 		out.ExpiresAt = &a.ExpiresAt
 	}

@@ -3,9 +3,10 @@
 // pdp's use-case for HTTP requests and back. It never decides, and it does not
 // know which request is which call: that is the policy's http section.
 //
-// Every answer is a CheckResponse with a status and one of its two bodies. A
-// gRPC error, which opens gateways that fail open, is none: what no decision
-// was made of is answered as denied too, see [Refuse].
+// Every answer is, on the wire, a CheckResponse with a status and one of its two
+// bodies. A gRPC error, which opens gateways that fail open, is none: what no
+// decision was made of is answered as denied too, see [Refuse]. (What grpc-go
+// answers by itself is left: a message over its bound.)
 //
 //	door, err := extauthz.New(extauthz.Config{Decider: service, Standing: standing})
 //	...
@@ -72,6 +73,8 @@ func New(cfg Config) (*API, error) {
 }
 
 // Check decides one HTTP request. It returns no error: see the package comment.
+// The message that it returns for an ALLOW is made for the wire and shows
+// nothing before it was written and read: see encoder.
 func (a *API) Check(ctx context.Context, in *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	gateway, err := a.cfg.Standing(ctx)
 	if err != nil {
@@ -89,7 +92,8 @@ func (a *API) Check(ctx context.Context, in *authv3.CheckRequest) (*authv3.Check
 	return denied(&c.out), nil
 }
 
-// giveBack keeps the buffers and nothing of the caller's.
+// giveBack keeps nothing of the caller's message. The buffers of the decision
+// and of the answer stay as they are, to be overwritten.
 func (a *API) giveBack(c *call) {
 	c.in.release()
 	a.calls.Put(c)

@@ -43,7 +43,15 @@ func (d *decider) AuthorizeHTTP(_ context.Context, in *pdp.HTTPRequest, out *pdp
 	return d.err
 }
 
-func newDoor(tb testing.TB, d extauthz.Decider) *extauthz.API {
+// testingT is what the tests of this package and rapid's have alike.
+type testingT interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Fatal(args ...any)
+}
+
+func newDoor(tb testingT, d extauthz.Decider) *extauthz.API {
 	tb.Helper()
 	api, err := extauthz.New(extauthz.Config{Decider: d, Standing: func(context.Context) (string, error) { return "unix", nil }})
 	if err != nil {
@@ -52,7 +60,7 @@ func newDoor(tb testing.TB, d extauthz.Decider) *extauthz.API {
 	return api
 }
 
-func check(tb testing.TB, api *extauthz.API, in *authv3.CheckRequest) *authv3.CheckResponse {
+func check(tb testingT, api *extauthz.API, in *authv3.CheckRequest) *authv3.CheckResponse {
 	tb.Helper()
 	out, err := api.Check(context.Background(), in)
 	if err != nil {
@@ -71,7 +79,7 @@ func check(tb testing.TB, api *extauthz.API, in *authv3.CheckRequest) *authv3.Ch
 }
 
 // wellFormed holds of every answer: a status, one body, and both agree.
-func wellFormed(tb testing.TB, out *authv3.CheckResponse) {
+func wellFormed(tb testingT, out *authv3.CheckResponse) {
 	tb.Helper()
 	if out.GetStatus() == nil || out.GetHttpResponse() == nil {
 		tb.Fatalf("an answer without status or body: %v", out)

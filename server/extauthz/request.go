@@ -48,10 +48,11 @@ func (r *request) release() {
 	clear(r.joined)
 }
 
-// headers are those of the request. With encode_raw_headers Envoy lists each
-// field by itself; they are joined as Envoy joins them without it.
+// headers are those of the request, by names in small letters, as Envoy sends
+// them; others may not. With encode_raw_headers Envoy lists each field by itself;
+// they are joined as Envoy joins them without it.
 func (r *request) headers(http *authv3.AttributeContext_HttpRequest) map[string]string {
-	if http.GetHeaderMap() == nil {
+	if http.GetHeaderMap() == nil && !anyCapital(http.GetHeaders()) {
 		return http.GetHeaders()
 	}
 	if r.joined == nil {
@@ -64,6 +65,17 @@ func (r *request) headers(http *authv3.AttributeContext_HttpRequest) map[string]
 		r.join(h.GetKey(), headerValue(h))
 	}
 	return r.joined
+}
+
+func anyCapital(headers map[string]string) bool {
+	for name := range headers {
+		for i := range len(name) {
+			if 'A' <= name[i] && name[i] <= 'Z' {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *request) join(name, value string) {

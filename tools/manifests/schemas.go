@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -71,7 +72,10 @@ func (s source) download() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("download %s: %w\n%s", s.module, err, out)
 	}
-	var answer struct{ Dir, Sum string }
+	var answer struct {
+		Dir string `json:"Dir"`
+		Sum string `json:"Sum"`
+	}
 	if err := json.Unmarshal(out, &answer); err != nil {
 		return "", err
 	}
@@ -89,9 +93,11 @@ func (all schemas) load(file string) error {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	for {
 		var def definition
-		if err := dec.Decode(&def); err == io.EOF {
+		err := dec.Decode(&def)
+		if errors.Is(err, io.EOF) {
 			return nil
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
 		if def.Kind != "CustomResourceDefinition" {
