@@ -274,7 +274,7 @@ func TestExplainTellsTheLimits(t *testing.T) {
 			[]func(*pdp.Config){breakLimiter(&brokenLimiter{broken: func([]limiter.Call) error { return errDown }})},
 			pdp.Check{
 				Outcome: pdp.CheckDeny, Reason: pdp.ReasonDependencyUnavailable, Rules: []string{"limits/calls"},
-				Detail: "Something that this decision needs cannot be asked; try again after retry_after.",
+				Detail: "Something that this decision needs cannot be asked; try again later.",
 			},
 		},
 		{

@@ -54,8 +54,9 @@ const (
 // Claims are the claims of tokens that a proxy verified.
 type Claims interface {
 	// Claim returns the claim at a path within the payload that the proxy
-	// keeps under name. found says that there is something, and ok that it is a text.
-	Claim(name string, path []string) (value string, found, ok bool)
+	// keeps under name: a string, something else, or nil if the payload has no
+	// such claim. found says that there is such a payload.
+	Claim(name string, path []string) (claim any, found bool)
 }
 
 // HTTPDecision is the answer to an HTTPRequest, with the call that was made of
@@ -114,17 +115,29 @@ func (s *Service) runHTTP(ctx context.Context, c *httpCall, in *HTTPRequest, out
 	if j.reached == VerdictNone {
 		if bad := s.validateContained(ctx, j); bad != nil {
 			s.refuseMalformed(j, bad)
+			if bad.Field == parametersField {
+				j.dec.Message = "The request is malformed: path, query, headers and body make parameters that cannot be read together: " + bad.Why + "."
+			}
 		} else if fault := ambiguous(j.call.Parameters.Values, in.Method); fault != nil {
 			s.refuse(j, fault)
 		} else if err := s.judge(ctx, j, c.calls[:]); err != nil {
 			return err
 		}
 	}
-	if j.unmapped && j.dec.Reason == ReasonNoMatchingScope {
-		j.dec.Message = "No route of the policy is about this method, host and path; check them, or have a route written."
-	}
+	explainHTTP(j, in)
 	s.record(ctx, j)
 	return nil
+}
+
+// explainHTTP says of a denial what is to be done about an HTTP request.
+func explainHTTP(j *judgment, in *HTTPRequest) {
+	switch {
+	case j.unmapped && j.dec.Reason == ReasonNoMatchingScope:
+		j.dec.Message = "No route of the policy is about this method, host and path; check them, or have a route written."
+	case j.dec.Reason == ReasonParametersUnavailable && in.BodyState == BodyWhole:
+		j.dec.Message = "A rule reads the parameters, and this body is not read as any: " +
+			"send one JSON object of at most 64 KiB, with content-type application/json and without content-encoding."
+	}
 }
 
 // mapHTTP makes a call of the request, or settles why it is none.

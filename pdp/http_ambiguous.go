@@ -33,41 +33,88 @@ func contradiction(h *policy.HTTP, in *HTTPRequest) *httpFault {
 			return mismatch("the header " + one.header + " says something else than the request")
 		}
 	}
+	if h != nil && h.TrustedHops == 0 {
+		if fault := forwardedHost(in); fault != nil {
+			return fault
+		}
+	}
 	return disguised(h, in.Headers)
 }
 
+// forwardedHost finds another host than the request's in headers that only a
+// proxy in front could honestly have set, where the policy says that there is none.
+func forwardedHost(in *HTTPRequest) *httpFault {
+	for _, header := range [...]string{"x-forwarded-host", "x-host"} {
+		if value, found := in.Headers[header]; found && value != in.Host {
+			return mismatch("the header " + header + " names another host than the request")
+		}
+	}
+	if strings.Contains(strings.ToLower(in.Headers["forwarded"]), "host=") {
+		return mismatch("the header forwarded names a host, and the policy trusts no proxy in front")
+	}
+	return nil
+}
+
 // disguised finds a header that servers behind CGI, WSGI and their like read as
-// one that counts here, since they take _ for -.
+// one that counts here: they take _, or . too, for -.
 func disguised(h *policy.HTTP, headers map[string]string) *httpFault {
 	for name := range headers {
-		if strings.IndexByte(name, '_') < 0 {
+		if !strings.ContainsAny(name, "_.") {
 			continue
 		}
-		if other := strings.ReplaceAll(strings.ToLower(name), "_", "-"); countsAlways(other) || h.ReadsHeader(other) {
-			return mismatch("the header " + other + " is there with _ in its name, which some servers take for it")
+		if other := plainHeader(name); countsAlways(other) || h.ReadsHeader(other) {
+			return mismatch("a header is there that some servers take for " + other)
 		}
 	}
 	return nil
+}
+
+// plainHeader is the name that such servers make of a header's.
+func plainHeader(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '_' || r == '.' {
+			return '-'
+		}
+		return r
+	}, strings.ToLower(name))
 }
 
 // countsAlways tells the headers that are looked at whatever the policy says.
 func countsAlways(name string) bool {
 	switch name {
 	case "host", "content-type", "content-length", "content-encoding", "transfer-encoding", "x-forwarded-for", "x-forwarded-client-cert",
-		"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url":
+		"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url",
+		"script-name", "path-info", "x-script-name", "x-forwarded-host", "forwarded":
 		return true
 	default:
 		return false
 	}
 }
 
-// methodField is the parameter by which some frameworks take another method
-// than the request's.
-const methodField = "_method"
-
+// isMethodField tells a parameter by which some framework takes another method
+// than the request's, by any of the names that servers make one of: they cut at
+// NUL, take . and blanks for _, leave out leading blanks, and read name[] as a list.
 func isMethodField(name string) bool {
-	name, _, _ = strings.Cut(name, "[") // _method[] is a list to them, and its item the method
-	return strings.EqualFold(strings.TrimSpace(name), methodField)
+	switch strings.ReplaceAll(plainField(name), "-", "_") {
+	case "_method", "_httpmethod", "x_http_method_override", "x_http_method", "x_method_override":
+		return true
+	default:
+		return false
+	}
+}
+
+// plainField is the name that the loosest of servers makes of a parameter's.
+func plainField(name string) string {
+	name, _, _ = strings.Cut(name, "\x00")
+	name, _, _ = strings.Cut(name, "[")
+	return strings.Map(func(r rune) rune {
+		switch r {
+		case '.', ' ':
+			return '_'
+		default:
+			return r
+		}
+	}, strings.ToLower(strings.TrimLeft(name, " ")))
 }
 
 // ambiguous finds parameters that a server may read otherwise than a rule:
@@ -79,10 +126,35 @@ func ambiguous(parameters map[string]any, method string) *httpFault {
 			return mismatch("the parameters have a _method that is not the request's")
 		}
 	}
-	if parameters != nil && hasTwins(parameters) {
-		return malformedHTTP("two names of one object differ in capitals only; give each once")
+	if parameters != nil && (hasTwins(parameters) || hasMergedTwins(parameters)) {
+		return malformedHTTP("two names of one object differ only in what servers do not tell apart (capitals, dots, blanks, brackets), " +
+			"or one holds NUL; give each once")
 	}
 	return nil
+}
+
+// hasMergedTwins finds two parameters of which some servers make one. Several
+// with brackets are parts of one object.
+func hasMergedTwins(parameters map[string]any) bool {
+	plain := make(map[string]bool, len(parameters))
+	if len(parameters) < 2 {
+		return false
+	}
+	for name := range parameters {
+		if strings.IndexByte(name, '[') < 0 {
+			key := plainField(name)
+			if plain[key] {
+				return true
+			}
+			plain[key] = true
+		}
+	}
+	for name := range parameters {
+		if strings.IndexByte(name, '[') >= 0 && plain[plainField(name)] {
+			return true
+		}
+	}
+	return false
 }
 
 func hasTwins(value any) bool {
@@ -104,6 +176,11 @@ func hasTwins(value any) bool {
 
 // namesTwins compares by Unicode's simple folding, as such decoders do.
 func namesTwins(members map[string]any) bool {
+	for name := range members {
+		if strings.IndexByte(name, 0) >= 0 {
+			return true
+		}
+	}
 	if len(members) < 2 || allSmall(members) {
 		return false
 	}
@@ -155,28 +232,72 @@ func checkPair(name, value, method string) *httpFault {
 	}
 }
 
-// unreadOverride finds a _method in a body that is seen and not read as
+// unreadOverride finds a method in a body that is seen and not read as
 // parameters, by the looser ways in which servers read one: they look at the
-// type's name and not at what else the headers say.
-func unreadOverride(in *HTTPRequest) *httpFault {
+// type's name and not at what else the headers say. A body of such a type that
+// cannot be searched, packed or in another alphabet, is refused; where the route
+// says that bodies are not read, whoever wrote it takes it as it is.
+func unreadOverride(in *HTTPRequest, searched bool) *httpFault {
 	kind := strings.ToLower(in.Headers["content-type"])
-	found := false
+	var found bool
 	switch {
 	case kind == "", strings.Contains(kind, "form-urlencoded"):
 		found = formOverride(string(in.Body), in.Method)
 	case strings.Contains(kind, "multipart"):
-		found = partNamedMethod.Match(in.Body)
+		found = partOverride(in.Body)
 	case strings.Contains(kind, "json"):
-		found = bytes.Contains(bytes.ToLower(unescaped(in.Body)), []byte(`"`+methodField))
+		found = namedMethod.Match(unescaped(in.Body))
+	default:
+		return nil
 	}
-	if found {
+	switch {
+	case found:
 		return mismatch("the body has a _method, by which a server may take another method than the request's")
+	case searched && (isPacked(in.Headers) || strings.Contains(kind, "utf-16") || strings.Contains(kind, "utf-32") || strings.Contains(kind, "utf-7")):
+		return malformedHTTP("the body is packed or in another alphabet than ASCII's, so that it cannot be judged; send it plainly")
+	default:
+		return nil
 	}
-	return nil
 }
 
-// partNamedMethod is the part of a multipart form (RFC 7578, section 4.2).
-var partNamedMethod = regexp.MustCompile(`(?i)name\*?\s*=\s*["']?(?:utf-8'[^']*')?\s*_method`)
+func isPacked(headers map[string]string) bool {
+	encoding, found := headers["content-encoding"]
+	return found && !strings.EqualFold(encoding, "identity")
+}
+
+// namedMethod is such a name in JSON, and partMethod one in a line that names a
+// part of a form.
+var (
+	namedMethod = regexp.MustCompile(`(?i)"\s*(?:_method|_httpmethod|x[_-]http[_-]method(?:[_-]override)?|x[_-]method[_-]override)\b`)
+	partMethod  = regexp.MustCompile(`(?i)(?:^|[^a-z0-9_.-])(?:[_. -]*[_.](?:http)?method|x[_. -]http[_. -]method(?:[_. -]override)?|x[_. -]method[_. -]override)(?:[^a-z0-9]|$)`)
+)
+
+// partOverride finds a part of a multipart form (RFC 7578) that is named so, in
+// the lines that can name one. Servers decode such names in many ways, so that
+// a name that is encoded is taken for one.
+func partOverride(body []byte) bool {
+	naming := false
+	for line := range bytes.Lines(body) {
+		if len(line) == 0 || line[0] != ' ' && line[0] != '\t' {
+			naming = hasPrefixFold(line, "content-disposition") || hasPrefixFold(line, "content-id")
+		}
+		if !naming {
+			continue
+		}
+		plain := bytes.ReplaceAll(line, []byte(`\`), nil)
+		if text, err := url.PathUnescape(string(plain)); err == nil {
+			plain = []byte(text)
+		}
+		if bytes.Contains(plain, []byte("=?")) || partMethod.Match(plain) || bytes.Contains(bytes.ToLower(plain), []byte("'_method")) {
+			return true
+		}
+	}
+	return false
+}
+
+func hasPrefixFold(line []byte, prefix string) bool {
+	return len(line) >= len(prefix) && strings.EqualFold(string(line[:len(prefix)]), prefix)
+}
 
 // formOverride finds a _method in a form, also between semicolons.
 func formOverride(form, method string) bool {

@@ -11,15 +11,21 @@ func unidentified(why string) *httpFault {
 	return &httpFault{ReasonUnauthenticatedIdentity, "The agent's identity was not established: " + why + "."}
 }
 
+// noClaim is what is wrong with a token that does not say who.
+const noClaim = "the token has no such claim"
+
 // identityFrom takes the id from the first source that the request has. One
 // that is there and holds no id is a fault: a caller that could spoil a source
-// would otherwise choose the next one.
-func identityFrom(sources []policy.IdentitySource, in *HTTPRequest) (string, *httpFault) {
+// would otherwise choose the next one. Where the id is optional, a token without
+// the claim says that there is none.
+func identityFrom(sources []policy.IdentitySource, in *HTTPRequest, optional bool) (string, *httpFault) {
 	for i := range sources {
 		s := &sources[i]
 		id, found, why := lookUp(s, in)
 		switch {
 		case !found:
+		case optional && why == noClaim:
+			return "", nil
 		case why != "":
 			return "", unidentified(why)
 		case id == "":
@@ -52,15 +58,20 @@ func lookUp(s *policy.IdentitySource, in *HTTPRequest) (id string, found bool, w
 		if in.Claims == nil {
 			return "", false, ""
 		}
-		value, found, ok := in.Claims.Claim(s.Name, s.Claim)
-		if found && !ok {
+		claim, found := in.Claims.Claim(s.Name, s.Claim)
+		text, ok := claim.(string)
+		switch {
+		case !found || ok:
+			return text, found, ""
+		case claim == nil:
+			return "", true, noClaim
+		default:
 			return "", true, "the token's claim is not a text"
 		}
-		return value, found, ""
 	case policy.SourceHeader:
 		value, found := in.Headers[s.Name]
-		if strings.IndexByte(value, ',') >= 0 {
-			return "", true, "the header " + s.Name + " comes twice, or holds a comma"
+		if strings.ContainsAny(value, ", ") {
+			return "", true, "the header " + s.Name + " comes twice, or holds a comma or a blank"
 		}
 		return value, found, ""
 	case policy.SourceContextExtension:
@@ -85,22 +96,22 @@ func isSPIFFE(id string) bool {
 func forwardedSPIFFE(header string, hops int) (id, why string) {
 	const bad = "x-forwarded-client-cert is not of the form that Envoy writes"
 	var ids []string // of each element; "" for one without
-	element, many := "", false
+	element, uris := "", 0
 	for rest := header; ; {
 		key, value, end, tail, ok := certPair(rest)
 		if !ok {
 			return "", bad
 		}
 		if strings.EqualFold(key, "URI") {
-			many = many || element != ""
 			element = value
+			uris++
 		}
 		if end != ';' {
-			if many {
+			if uris > 1 {
 				element = ""
 			}
 			ids = append(ids, element)
-			element, many = "", false
+			element, uris = "", 0
 		}
 		if end == 0 {
 			break
@@ -165,14 +176,14 @@ func cutQuoted(s string) (value, rest string, ok bool) {
 // sourceAddress is the caller's address: the peer's, or the one that stands in
 // x-forwarded-for in front of what the policy's own proxies added. Where that
 // header is shorter than it must be the address is unknown, never a nearer one.
-func sourceAddress(h *policy.HTTP, in *HTTPRequest) (string, *httpFault) {
+func sourceAddress(h *policy.HTTP, in *HTTPRequest, local func(netip.Addr) bool) (string, *httpFault) {
 	if h.TrustedHops == 0 {
 		return in.Peer, nil
 	}
 	chain := in.Headers["x-forwarded-for"]
 	if h.PeerAppended {
 		last, rest := cutLast(chain)
-		if !samePeer(last, in.Peer) {
+		if !samePeer(last, in.Peer, local) {
 			return "", mismatch("the last address of x-forwarded-for is not the proxy's peer; set use_remote_address, or peer_appended: false")
 		}
 		chain = rest
@@ -193,9 +204,10 @@ func cutLast(list string) (last, rest string) {
 	return strings.Trim(list[i+1:], " \t"), list[:i]
 }
 
-// samePeer tells whether a proxy added its peer. For one on its own machine
-// Envoy adds the machine's address instead of the loopback one.
-func samePeer(added, peer string) bool {
+// samePeer tells whether a proxy added its peer. For one on its own machine,
+// which is Kelpie's too then, Envoy adds an address of the machine instead of the
+// loopback one. Any other address is one that a proxy in front added.
+func samePeer(added, peer string, local func(netip.Addr) bool) bool {
 	a, err := netip.ParseAddr(added)
 	if err != nil {
 		return false
@@ -204,5 +216,6 @@ func samePeer(added, peer string) bool {
 	if err != nil {
 		return false
 	}
-	return a.Unmap() == p.Unmap() || p.Unmap().IsLoopback()
+	a, p = a.Unmap(), p.Unmap()
+	return a == p || p.IsLoopback() && (a.IsLoopback() || local != nil && local(a))
 }

@@ -2,6 +2,7 @@ package pdp_test
 
 import (
 	"maps"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -11,14 +12,13 @@ import (
 // tokens are verified payloads: name, then the path to the claim.
 type tokens map[string]any
 
-func (c tokens) Claim(name string, path []string) (value string, found, ok bool) {
+func (c tokens) Claim(name string, path []string) (claim any, found bool) {
 	at, found := c[name]
 	for _, step := range path {
 		inner, _ := at.(map[string]any)
-		at, found = inner[step]
+		at = inner[step]
 	}
-	text, ok := at.(string)
-	return text, found, ok
+	return at, found
 }
 
 func token(claims map[string]any) func(*pdp.HTTPRequest) {
@@ -63,9 +63,11 @@ func TestHTTPAgentSources(t *testing.T) {
 		"token":                           {[]func(*pdp.HTTPRequest){token(map[string]any{"act": map[string]any{"client": "bot"}}), header("x-agent", "h")}, "bot"},
 		"token, claim is no text":         {[]func(*pdp.HTTPRequest){token(map[string]any{"act": map[string]any{"client": 7.0}}), header("x-agent", "h")}, ""},
 		"token, claim is empty":           {[]func(*pdp.HTTPRequest){token(map[string]any{"act": map[string]any{"client": ""}}), header("x-agent", "h")}, ""},
-		"token without the claim":         {[]func(*pdp.HTTPRequest){token(map[string]any{"act": map[string]any{}}), header("x-agent", "h")}, "h"},
+		"token without the claim":         {[]func(*pdp.HTTPRequest){token(map[string]any{"act": map[string]any{}}), header("x-agent", "h")}, ""},
 		"header":                          {[]func(*pdp.HTTPRequest){header("x-agent", "h")}, "h"},
 		"header, twice":                   {[]func(*pdp.HTTPRequest){header("x-agent", "a,b")}, ""},
+		"header, with a blank":            {[]func(*pdp.HTTPRequest){header("x-agent", "Bearer x")}, ""},
+		"forwarded, an empty URI first":   {[]func(*pdp.HTTPRequest){xfcc("URI=;URI=" + web1)}, ""},
 		"header, empty":                   {[]func(*pdp.HTTPRequest){header("x-agent", "")}, ""},
 		"header, a slash at the end":      {[]func(*pdp.HTTPRequest){header("x-agent", "a/")}, ""},
 		"header, control character":       {[]func(*pdp.HTTPRequest){header("x-agent", "a\x01")}, ""},
@@ -115,6 +117,19 @@ func TestHTTPOnlyNamedSources(t *testing.T) {
 	if got := recs[len(recs)-1].Subject; got != "ada@example.com" {
 		t.Errorf("subject %q", got)
 	}
+	// A token that names no human says that there is none, whatever a header says.
+	token(map[string]any{"agent": "reader"})(all)
+	all.Headers["x-subject"] = "eve@example.com"
+	if out := f.askHTTP(t, all); out.Verdict != pdp.Allow {
+		t.Errorf("%v %s", out.Verdict, out.Reason)
+	}
+	if recs := f.rec.taken(); recs[0].Subject != "" {
+		t.Errorf("subject %q", recs[0].Subject)
+	}
+	token(map[string]any{"agent": "reader", "sub": 7.0})(all)
+	if out := f.askHTTP(t, all); out.Reason != pdp.ReasonUnauthenticatedIdentity {
+		t.Errorf("%v %s", out.Verdict, out.Reason)
+	}
 }
 
 func TestHTTPHopsOfCertificates(t *testing.T) {
@@ -150,6 +165,8 @@ func TestHTTPSourceAddress(t *testing.T) {
 		"one hop, no header":                 {"{trusted_hops: 1}", "", "192.0.2.1", "", "header_mismatch"},
 		"one hop, no peer":                   {"{trusted_hops: 1}", "10.1.2.3,192.0.2.1", "", "", "header_mismatch"},
 		"one hop, a local proxy":             {"{trusted_hops: 1}", "10.1.2.3,192.0.2.1", "127.0.0.1", "10.1.2.3", ""},
+		"one hop, a local proxy by loopback": {"{trusted_hops: 1}", "10.1.2.3,127.0.0.1", "127.0.0.1", "10.1.2.3", ""},
+		"one hop, a local proxy, no address of this machine": {"{trusted_hops: 1}", "10.9.9.9,203.0.113.7", "127.0.0.1", "", "header_mismatch"},
 		"two hops":                           {"{trusted_hops: 2}", "10.7.7.7,10.1.2.3,198.51.100.1,192.0.2.1", "192.0.2.1", "10.1.2.3", ""},
 		"peer not appended":                  {"{trusted_hops: 1, peer_appended: false}", "10.9.9.9,10.1.2.3", "192.0.2.1", "10.1.2.3", ""},
 		"peer not appended, no header":       {"{trusted_hops: 1, peer_appended: false}", "", "10.1.2.3", "", "ip_not_allowed"},
@@ -166,7 +183,9 @@ func TestHTTPSourceAddress(t *testing.T) {
 			if tc.config != "" {
 				text = strings.Replace(text, "http:\n", "http:\n  source_ip: "+tc.config+"\n", 1)
 			}
-			f := newFixture(t, text)
+			f := newFixture(t, text, func(c *pdp.Config) {
+				c.Local = func(a netip.Addr) bool { return a == netip.MustParseAddr("192.0.2.1") }
+			})
 			out := f.askHTTP(t, web(header("x-forwarded-for", tc.forwarded), func(in *pdp.HTTPRequest) {
 				in.Peer = tc.peer
 				if tc.forwarded == "" {

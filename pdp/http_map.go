@@ -1,6 +1,7 @@
 package pdp
 
 import (
+	"net/netip"
 	"net/url"
 	"strings"
 	"unicode/utf8"
@@ -15,6 +16,7 @@ type mapper struct {
 	segments []string
 	params   params
 	context  map[string]any
+	local    func(netip.Addr) bool
 }
 
 // httpFault is why a request is not judged as a call.
@@ -64,6 +66,9 @@ func (m *mapper) run(h *policy.HTTP, in *HTTPRequest) (fault *httpFault, unmappe
 	route := h.Route(in.Method, host, m.segments)
 	if route == nil {
 		return nil, true
+	}
+	if h.Shadows(route, in.Method, host, m.segments) != nil {
+		return malformedHTTP("the path differs from another route's in capitals or behind a dot only, and servers may take it for that"), false
 	}
 	m.req.Origin.Route = route.ID
 	m.req.Action, m.req.Resource = route.Call(m.segments)
@@ -116,7 +121,7 @@ func (m *mapper) segment(raw string) *httpFault {
 // caller fills in who makes the call, and from where.
 func (m *mapper) caller(h *policy.HTTP, in *HTTPRequest) *httpFault {
 	var fault *httpFault
-	if m.req.Agent, fault = identityFrom(h.AgentFrom, in); fault != nil {
+	if m.req.Agent, fault = identityFrom(h.AgentFrom, in, false); fault != nil {
 		return fault
 	}
 	if m.req.Agent == "" {
@@ -126,10 +131,10 @@ func (m *mapper) caller(h *policy.HTTP, in *HTTPRequest) *httpFault {
 		m.req.Agent = ""
 		return unidentified("the id that the request gives is none: " + err.Error())
 	}
-	if m.req.Subject, fault = identityFrom(h.SubjectFrom, in); fault != nil {
+	if m.req.Subject, fault = identityFrom(h.SubjectFrom, in, true); fault != nil {
 		return fault
 	}
-	if m.req.SourceIP, fault = sourceAddress(h, in); fault != nil {
+	if m.req.SourceIP, fault = sourceAddress(h, in, m.local); fault != nil {
 		return fault
 	}
 	if len(in.Extensions) > 0 && m.context == nil {

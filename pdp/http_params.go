@@ -121,7 +121,7 @@ func bodyState(h *policy.HTTP, route *policy.HTTPRoute, in *HTTPRequest) (BodySt
 	default:
 		return BodyWhole, nil
 	}
-	return state, unreadOverride(in)
+	return state, unreadOverride(in, !route.BodyUnseen)
 }
 
 const jsonType = "application/json"
@@ -133,7 +133,7 @@ func saysJSON(headers map[string]string) (bool, *httpFault) {
 	if strings.IndexByte(text, ',') >= 0 {
 		return false, mismatch("the header content-type comes twice, or holds a comma")
 	}
-	if encoding, found := headers["content-encoding"]; found && !strings.EqualFold(encoding, "identity") {
+	if isPacked(headers) {
 		return false, nil
 	}
 	if text == jsonType {
@@ -192,6 +192,9 @@ func (p *params) text(s string) {
 // query adds the names of the query (application/x-www-form-urlencoded, as the
 // URL standard reads it).
 func (p *params) query(route *policy.HTTPRoute, query, method string) *httpFault {
+	if strings.Count(query, "&") >= maxQueryNames {
+		return malformedHTTP("the query has too many names, and servers leave out what is beyond their own bound")
+	}
 	for more := query != ""; more; {
 		var pair string
 		pair, query, more = strings.Cut(query, "&")
@@ -241,6 +244,9 @@ func decodeQuery(raw string) (string, *httpFault) {
 	}
 	return text, nil
 }
+
+// maxQueryNames is below the bounds of all servers that we know.
+const maxQueryNames = 256
 
 func (p *params) collect(name, value string) {
 	for i := range p.lists {

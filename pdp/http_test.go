@@ -25,6 +25,7 @@ http:
   subject_from: [{from: jwt, name: token, claim: [sub]}, {from: header, name: x-subject}]
   request_bodies: sent
   routes:
+    latest: {methods: [GET], path: /notes/latest, action: export, resource: notes/latest}
     note: {methods: [GET, HEAD], path: "/notes/{id}", action: read, resource: "notes/{id}"}
     notes-below: {methods: [GET], path: "/tree/{path...}", action: read, resource: "notes/{path}"}
     remove: {methods: [DELETE], path: "/notes/{id}", action: delete, resource: "notes/{id}"}
@@ -137,7 +138,8 @@ func TestHTTPBecomesACall(t *testing.T) {
 		"elsewhere, and no route": {
 			web(target("/admin"), func(in *pdp.HTTPRequest) { in.Peer = "192.0.2.1" }), seen{pdp.Deny, "ip_not_allowed", "reader", "", ""},
 		},
-		"a deny rule": {web(target("/tree/locked/x")), seen{pdp.Deny, "action_denied", "reader", "read", "notes/locked/x"}},
+		"another route's but for capitals": {web(target("/Notes/2"), func(in *pdp.HTTPRequest) { in.Target = "/tree/ROOT" }), seen{pdp.Allow, "ok", "reader", "read", "notes/ROOT"}},
+		"a deny rule":                      {web(target("/tree/locked/x")), seen{pdp.Deny, "action_denied", "reader", "read", "notes/locked/x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -161,6 +163,7 @@ func TestHTTPBecomesACall(t *testing.T) {
 func TestHTTPRefusesWhatIsRead2Ways(t *testing.T) {
 	t.Parallel()
 	paths := []string{
+		"/notes/LATEST", "/notes/latest.json", // another route's but for capitals and a format
 		"", "notes/1", "*", "http://notes.example.com/notes/1", "//notes/1", "/notes//1", "/./notes/1", "/notes/./1", "/notes/../notes/1",
 		"/notes/..", "/notes/.", "/x/%2e%2e/notes/1", "/x/%2E./notes/1", "/notes/%2e", "/notes/a%2fb", "/notes/a%2Fb", "/notes/a%5cb", `/notes/a\b`,
 		"/notes/1;v=2", "/notes/1%3bv=2", "/notes/;/1", "/notes/1%00", "/notes/1%0a", "/notes/1%7f", "/notes/%252e%252e", "/notes/%2541", "/notes/%",
@@ -222,19 +225,35 @@ func TestHTTPRefusesContradictions(t *testing.T) {
 			header("content-type", "multipart/form-data; boundary=x")),
 		"method override, in a part without quotes": web(post("/upload", "--x\r\ncontent-disposition: form-data; Name=_METHOD\r\n\r\nDELETE\r\n--x--\r\n"),
 			header("content-type", "multipart/form-data; boundary=x")),
-		"an id in disguise":        web(header("x_agent", "cleaner")),
-		"an id in half a disguise": web(header("X_agent", "cleaner")),
-		"a parameter in disguise":  web(header("idempotency_key", "k")),
-		"an override in disguise":  web(header("x_http-method_override", "GET")),
-		"an address in disguise":   web(header("x_forwarded_for", "10.1.2.3")),
-		"a type in disguise":       web(header("content_type", "text/plain")),
-		"another path":             web(header("x-original-url", "/admin")),
-		"another path, rewrite":    web(header("x-rewrite-url", "/admin")),
-		"the method said twice":    web(header(":method", "DELETE")),
-		"the host said twice":      web(header(":authority", "other.example.com")),
-		"the host header":          web(header("host", "other.example.com")),
-		"content-type said twice":  web(post("/pay/rent", `{}`), header("content-type", "application/json,text/plain")),
-		"a parameter said twice":   web(post("/t/x/pay", `{}`), header("idempotency-key", "a,b")),
+		"method override, Salesforce":          web(target("/notes/1?_HttpMethod=DELETE")),
+		"method override, with a dot":          web(target("/notes/1?.method=DELETE")),
+		"method override, header's name":       web(target("/notes/1?X-HTTP-Method-Override=DELETE")),
+		"method override, form with a dot":     web(post("/pay/rent", ".method=DELETE"), header("content-type", "application/x-www-form-urlencoded")),
+		"method override, form cut by NUL":     web(post("/pay/rent", "_method%00x=DELETE"), header("content-type", "application/x-www-form-urlencoded")),
+		"method override, part's content-id":   web(post("/pay/rent", "--x\r\nContent-ID: _method\r\n\r\nDELETE"), header("content-type", "multipart/form-data; boundary=x")),
+		"method override, part with backslash": web(post("/pay/rent", "--x\r\nContent-Disposition: form-data; name=\"\\_method\"\r\n\r\nDELETE"), header("content-type", "multipart/form-data; boundary=x")),
+		"method override, part with a dot":     web(post("/pay/rent", "--x\r\nContent-Disposition: form-data; name=\".method\"\r\n\r\nDELETE"), header("content-type", "multipart/form-data; boundary=x")),
+		"method override, part, encoded word":  web(post("/pay/rent", "--x\r\nContent-Disposition: form-data; name=\"=?UTF-8?B?X21ldGhvZA==?=\"\r\n\r\nDELETE"), header("content-type", "multipart/form-data; boundary=x")),
+		"method override, part, extended":      web(post("/pay/rent", "--x\r\nContent-Disposition: form-data; name*=utf-8''%5Fmethod\r\n\r\nDELETE"), header("content-type", "multipart/form-data; boundary=x")),
+		"method override, part, folded":        web(post("/pay/rent", "--x\r\nContent-Disposition: form-data;\r\n name=_method\r\n\r\nDELETE"), header("content-type", "multipart/form-data; boundary=x")),
+		"method override, header with dots":    web(header("x.http.method.override", "DELETE")),
+		"another host, forwarded":              web(header("x-forwarded-host", "bank.example.com")),
+		"another host, x-host":                 web(header("x-host", "bank.example.com")),
+		"another host, in forwarded":           web(header("forwarded", "for=1.2.3.4;Host=bank.example.com")),
+		"a path in disguise":                   web(header("script_name", "/notes")),
+		"an id in disguise":                    web(header("x_agent", "cleaner")),
+		"an id in half a disguise":             web(header("X_agent", "cleaner")),
+		"a parameter in disguise":              web(header("idempotency_key", "k")),
+		"an override in disguise":              web(header("x_http-method_override", "GET")),
+		"an address in disguise":               web(header("x_forwarded_for", "10.1.2.3")),
+		"a type in disguise":                   web(header("content_type", "text/plain")),
+		"another path":                         web(header("x-original-url", "/admin")),
+		"another path, rewrite":                web(header("x-rewrite-url", "/admin")),
+		"the method said twice":                web(header(":method", "DELETE")),
+		"the host said twice":                  web(header(":authority", "other.example.com")),
+		"the host header":                      web(header("host", "other.example.com")),
+		"content-type said twice":              web(post("/pay/rent", `{}`), header("content-type", "application/json,text/plain")),
+		"a parameter said twice":               web(post("/t/x/pay", `{}`), header("idempotency-key", "a,b")),
 	} {
 		f := newFixture(t, webPolicy)
 		out := f.askHTTP(t, in)

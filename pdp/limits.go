@@ -44,13 +44,13 @@ func newLimitTable(snap *policy.Snapshot) *limitTable {
 	for _, spec := range specs {
 		e := limitEntry{
 			limit:       limitOf(spec),
-			reached:     fmt.Sprintf("The limit %s is reached; try again after retry_after.", spec.Name),
+			reached:     fmt.Sprintf("The limit %s is reached; try again later.", spec.Name),
 			never:       fmt.Sprintf("The cost is above what the limit %s can ever give; ask for less.", spec.Name),
 			unavailable: fmt.Sprintf("the limit %s could not be asked and was left out, as its on_unavailable says", spec.Name),
 			reason:      ReasonRateLimited,
 		}
 		if spec.Kind == policy.LimitQuota {
-			e.reached = fmt.Sprintf("The quota %s is used up; try again after retry_after.", spec.Name)
+			e.reached = fmt.Sprintf("The quota %s is used up; try again later.", spec.Name)
 			e.reason = ReasonQuotaExhausted
 		}
 		t.entries[spec.Index] = e

@@ -135,7 +135,7 @@ func advicePolicy(r Reason) advice {
 	case ReasonNoMatchingScope:
 		return advice{"No scope of the policy covers this action on this resource; check both, or have a scope written.", NextNone}
 	case ReasonConditionFailed:
-		return advice{"A condition on this call does not hold or cannot be evaluated; see the rules in matched.", NextNone}
+		return advice{"A condition on this call does not hold or cannot be evaluated; the record of the decision names the rules.", NextNone}
 	case ReasonIPNotAllowed:
 		return advice{"The agent may not call from this source_ip; call from one of its networks.", NextNone}
 	case ReasonParametersUnavailable:
@@ -148,9 +148,9 @@ func advicePolicy(r Reason) advice {
 func adviceLimit(r Reason) advice {
 	switch r {
 	case ReasonRateLimited:
-		return advice{"A limit is reached; try again after retry_after.", NextRetry}
+		return advice{"A limit is reached; try again later.", NextRetry}
 	case ReasonQuotaExhausted:
-		return advice{"A quota is used up; try again after retry_after.", NextRetry}
+		return advice{"A quota is used up; try again later.", NextRetry}
 	case ReasonCostExceedsLimit:
 		return advice{"The cost is above what a limit can ever give; ask for less.", NextNone}
 	default:
@@ -186,11 +186,11 @@ func adviceFault(r Reason) advice {
 	case ReasonHeaderMismatch:
 		return advice{"Headers and body contradict each other; make them agree.", NextNone}
 	case ReasonDependencyUnavailable:
-		return advice{"Something that this decision needs cannot be asked; try again after retry_after.", NextRetry}
+		return advice{"Something that this decision needs cannot be asked; try again later.", NextRetry}
 	case ReasonAuditUnavailable:
-		return advice{"The decision could not be recorded, so the call may not go through; try again after retry_after.", NextRetry}
+		return advice{"The decision could not be recorded, so the call may not go through; try again later.", NextRetry}
 	default:
-		return advice{"The decision failed inside Kelpie; try again after retry_after and tell the operators the decision_id.", NextRetry}
+		return advice{"The decision failed inside Kelpie; try again later, and tell the operators the decision_id.", NextRetry}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,9 @@ type Config struct {
 	Identifier Identifier
 	// Revocations tells what was revoked. Nil: nothing can be.
 	Revocations Revocations
+	// Local tells the addresses of this machine: a proxy on it that was called
+	// from it adds one of them to x-forwarded-for. Nil: the loopback ones alone.
+	Local func(netip.Addr) bool
 	// Now is read once per decision. Nil: time.Now.
 	Now func() time.Time
 	// Elapsed is a monotonic clock from any origin, for latencies. Nil: they
@@ -73,7 +77,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg}
 	s.lone.New = func() any { return new(loneCall) }
 	s.batch.New = func() any { return new(batchCall) }
-	s.http.New = func() any { return new(httpCall) }
+	s.http.New = func() any { return &httpCall{mapper: mapper{local: cfg.Local}} }
 	return s, nil
 }
 

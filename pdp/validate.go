@@ -101,11 +101,14 @@ func (s *Service) validateApprovalID(req *Request) *InvalidError {
 	return nil
 }
 
+// parametersField is the wire's name of the parameters.
+const parametersField = "parameters_json"
+
 // parameters reads the parameters with what the caller says of them. A caller
 // that gives them and says that they are not all contradicts itself: which of
 // the two a rule should go by would be a guess.
 func parameters(req *Request) (policy.Parameters, *InvalidError) {
-	const field = "parameters_json"
+	const field = parametersField
 	given := len(req.ParametersJSON) > 0
 	var none policy.Parameters
 	switch req.ParametersState {

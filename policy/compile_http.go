@@ -49,6 +49,10 @@ func (c *compiler) isFaulty(rule string) bool {
 	return slices.ContainsFunc(c.r.errs, func(e *Error) bool { return e.Rule == rule })
 }
 
+// maxRoutes bounds the routes, counted once for each host and method: the hosts
+// of two routes are compared each with each.
+const maxRoutes = 50_000
+
 func (c *compiler) compileRoutes(doc *policyv1.HTTP, h *HTTP) {
 	names := sortedKeys(doc.GetRoutes())
 	c.canon.number(int64(len(names)))
@@ -58,8 +62,18 @@ func (c *compiler) compileRoutes(doc *policyv1.HTTP, h *HTTP) {
 			h.routes = append(h.routes, r)
 		}
 	}
+	total := 0
+	for _, r := range h.routes {
+		total += len(r.hosts) * len(r.methods)
+	}
+	if total > maxRoutes {
+		c.fault(httpSection, []string{httpSection}, fmt.Sprintf("routes, counted once for each host and method, are %d", total),
+			fmt.Sprintf("write at most %d; leave hosts out where every host is meant", maxRoutes))
+		return
+	}
 	c.compareRoutes(h.routes)
 	for _, r := range h.routes {
+		h.capitals = h.capitals || slices.ContainsFunc(r.tokens, func(t pathToken) bool { return hasCapital(t.prefix + t.suffix) })
 		for _, method := range r.methods {
 			h.file(r, method)
 		}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -21,7 +22,9 @@ type HTTP struct {
 
 	methods map[string]*httpHosts
 	headers map[string]bool // that sources and routes name
-	routes  []*HTTPRoute    // sorted by id
+	// capitals says that a path has some, so that a request without can be another's.
+	capitals bool
+	routes   []*HTTPRoute // sorted by id
 }
 
 // SourceKind is a kind of place where an id can come from. The zero value is none.
@@ -105,28 +108,94 @@ func (h *HTTP) RouteIDs() []string {
 // first slash, decoded and each passed by CheckPathSegment; the last alone may
 // be empty.
 func (h *HTTP) Route(method, host string, segments []string) *HTTPRoute {
-	hosts := h.methods[method]
-	if hosts == nil || len(segments) == 0 || len(segments) > MaxPathSegments {
+	if len(segments) == 0 || len(segments) > MaxPathSegments {
 		return nil
 	}
-	if n := hosts.exact[host]; n != nil {
+	for n := range h.methods[method].roots(host) {
 		if found := n.find(segments); found != nil {
 			return found
 		}
 	}
-	if len(hosts.below) > 0 {
-		for suffix := parent(host); suffix != ""; suffix = parent(suffix) {
-			if n := hosts.below[suffix]; n != nil {
-				if found := n.find(segments); found != nil {
-					return found
-				}
+	return nil
+}
+
+// pathNode is a place in a tree of paths. Each node is visited at most once per
+// request, so that no policy makes a look-up longer than itself.
+type pathNode struct {
+	literals map[string]*pathNode
+	small    map[string][]*pathNode // the same by their texts in small letters
+	named    []namedNode            // those with more text around the name first
+	rest     *HTTPRoute
+	route    *HTTPRoute
+}
+
+type namedNode struct {
+	token pathToken // without its name
+	node  *pathNode
+}
+
+// Shadows returns another route that a server which ignores capitals, or takes
+// what stands behind the last dot for a format, could take for the one about a
+// request; nil if there is none. A less specific route is none.
+func (h *HTTP) Shadows(route *HTTPRoute, method, host string, segments []string) *HTTPRoute {
+	if !h.capitals && !slices.ContainsFunc(segments, hasCapital) && strings.IndexByte(segments[len(segments)-1], '.') < 0 {
+		return nil
+	}
+	for n := range h.methods[method].roots(host) {
+		if found := n.loosely(route, segments, false); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+func hasCapital(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf || 'A' <= r && r <= 'Z' }) >= 0
+}
+
+// loosely finds a route by a text that differs from the request's in capitals
+// or a format only. loose says that there was one on the way.
+func (n *pathNode) loosely(but *HTTPRoute, segments []string, loose bool) *HTTPRoute {
+	if len(segments) == 0 {
+		if loose && n.route != nil && n.route != but {
+			return n.route
+		}
+		return nil
+	}
+	small := strings.ToLower(segments[0])
+	if found := n.alike(small, but, segments, loose); found != nil {
+		return found
+	}
+	// Only the last segment can have a format.
+	if dot := strings.LastIndexByte(small, '.'); len(segments) == 1 && dot > 0 {
+		if found := n.alike(small[:dot], but, segments, loose); found != nil {
+			return found
+		}
+	}
+	for i := range n.named {
+		c := &n.named[i]
+		exact := c.token.matches(segments[0])
+		if exact || c.token.matchesFolded(segments[0]) {
+			if found := c.node.loosely(but, segments[1:], loose || !exact); found != nil {
+				return found
 			}
 		}
 	}
-	if hosts.any == nil {
-		return nil
+	if loose && n.rest != nil && n.rest != but && segments[len(segments)-1] != "" {
+		return n.rest
 	}
-	return hosts.any.find(segments)
+	return nil
+}
+
+// alike goes on from the literals that have a text in small letters.
+func (n *pathNode) alike(small string, but *HTTPRoute, segments []string, loose bool) *HTTPRoute {
+	for _, below := range n.small[small] {
+		exact := below == n.literals[segments[0]]
+		if found := below.loosely(but, segments[1:], loose || !exact); found != nil {
+			return found
+		}
+	}
+	return nil
 }
 
 // Call is the action and the resource of a request that matched the route.
@@ -195,6 +264,28 @@ type httpHosts struct {
 	any   *pathNode
 }
 
+// roots yields the trees of paths that are about a host, the most specific first.
+func (h *httpHosts) roots(host string) func(yield func(*pathNode) bool) {
+	return func(yield func(*pathNode) bool) {
+		if h == nil {
+			return
+		}
+		if n := h.exact[host]; n != nil && !yield(n) {
+			return
+		}
+		if len(h.below) > 0 {
+			for suffix := parent(host); suffix != ""; suffix = parent(suffix) {
+				if n := h.below[suffix]; n != nil && !yield(n) {
+					return
+				}
+			}
+		}
+		if h.any != nil {
+			yield(h.any)
+		}
+	}
+}
+
 // parent is what a host ends with behind its first label, as in ".example.com";
 // "" if it has one label only.
 func parent(host string) string {
@@ -204,20 +295,6 @@ func parent(host string) string {
 		}
 	}
 	return ""
-}
-
-// pathNode is a place in a tree of paths. Each node is visited at most once per
-// request, so that no policy makes a look-up longer than itself.
-type pathNode struct {
-	literals map[string]*pathNode
-	named    []namedNode // those with more text around the name first
-	rest     *HTTPRoute
-	route    *HTTPRoute
-}
-
-type namedNode struct {
-	token pathToken // without its name
-	node  *pathNode
 }
 
 // find returns the most specific route below. Where two match, the one that is
@@ -254,10 +331,13 @@ func (n *pathNode) place(tokens []pathToken) *pathNode {
 			return n
 		case literalSegment:
 			if n.literals == nil {
-				n.literals = map[string]*pathNode{}
+				n.literals, n.small = map[string]*pathNode{}, map[string][]*pathNode{}
 			}
 			if n.literals[t.prefix] == nil {
-				n.literals[t.prefix] = &pathNode{}
+				below := &pathNode{}
+				n.literals[t.prefix] = below
+				small := strings.ToLower(t.prefix)
+				n.small[small] = append(n.small[small], below)
 			}
 			n = n.literals[t.prefix]
 		default:
@@ -343,10 +423,11 @@ func NormalHost(host string) (string, error) {
 	inner := name
 	if strings.HasPrefix(name, "[") && len(name) > 1 {
 		inner = name[1 : len(name)-1]
-		if _, err := ParseSourceIP(inner); err != nil || strings.IndexByte(inner, ':') < 0 {
+		addr, err := netip.ParseAddr(inner)
+		if err != nil || !addr.Is6() || addr.Zone() != "" {
 			return "", errors.New("host holds brackets around what is no IPv6 address")
 		}
-		return strings.ToLower(name), nil
+		return "[" + addr.String() + "]", nil
 	}
 	for i := range len(inner) {
 		c := inner[i]

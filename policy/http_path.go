@@ -121,6 +121,12 @@ func (t *pathToken) matches(segment string) bool {
 		strings.HasPrefix(segment, t.prefix) && strings.HasSuffix(segment, t.suffix)
 }
 
+// matchesFolded is matches without regard to capitals.
+func (t *pathToken) matchesFolded(segment string) bool {
+	return t.kind == namedSegment && len(segment) > len(t.prefix)+len(t.suffix) &&
+		strings.EqualFold(segment[:len(t.prefix)], t.prefix) && strings.EqualFold(segment[len(segment)-len(t.suffix):], t.suffix)
+}
+
 // relation says how the requests of two patterns a and b lie to each other.
 type relation struct {
 	meet     bool // some request matches both

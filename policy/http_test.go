@@ -356,3 +356,44 @@ approvers: {sec: {members: [m]}}
 		t.Errorf("after an unmapped call a verdict says %v %q", v.Outcome, v.Matched)
 	}
 }
+
+// A request that is another route's but for capitals or a format has a shadow;
+// a less specific route is none, and neither is one of another method or host.
+func TestRouteShadows(t *testing.T) {
+	t.Parallel()
+	s := compile(t, `http:
+  agent_from: [{from: principal}]
+  routes:
+    lead: {methods: [GET], path: "/leads/{id}", action: read, resource: "a/{id}"}
+    export: {methods: [GET], path: /leads/Export, action: read, resource: a}
+    merge: {methods: [GET], path: "/leads/{id}:merge", action: read, resource: "a/{id}"}
+    files: {methods: [GET], path: "/files/{path...}", action: read, resource: "a/{path}"}
+    secret: {methods: [GET], path: "/files/secret/{path...}", action: read, resource: "a/{path}"}
+    other: {hosts: [b.example.com], methods: [POST], path: /leads/post, action: read, resource: a}
+    posts: {hosts: [b.example.com], methods: [POST], path: "/leads/{id}", action: read, resource: "a/{id}"}
+`)
+	for path, want := range map[string]string{
+		"/leads/1": "", "/leads/ABC": "", "/leads/a.b": "", "/leads/Export": "", "/leads/export": "http/export", "/leads/EXPORT": "http/export",
+		"/leads/export.json": "http/export", "/leads/Export.": "http/export", "/leads/.export": "", "/leads/exports": "", "/leads/x:MERGE": "http/merge",
+		"/leads/X:merge": "", "/files/a.txt": "", "/files/Secret/x": "http/secret", "/files/SECRET/a/b": "http/secret", "/files/secret/A.b": "",
+		"/files/secret.d/x": "", "/leads/post.x": "",
+	} {
+		segments := strings.Split(path[1:], "/")
+		route := s.HTTP().Route("GET", "a.example.com", segments)
+		if route == nil {
+			t.Fatalf("%s: no route", path)
+		}
+		got := ""
+		if shadow := s.HTTP().Shadows(route, "GET", "a.example.com", segments); shadow != nil {
+			got = shadow.ID
+		}
+		if got != want {
+			t.Errorf("%s: shadow %q, want %q", path, got, want)
+		}
+	}
+	segments := []string{"leads", "POST"}
+	route := s.HTTP().Route("POST", "b.example.com", segments)
+	if shadow := s.HTTP().Shadows(route, "POST", "b.example.com", segments); shadow == nil || shadow.ID != "http/other" {
+		t.Errorf("POST: %v", shadow)
+	}
+}

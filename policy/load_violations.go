@@ -104,9 +104,9 @@ func violationText(path []string, v *validate.Violation) (string, string) {
 	case id == "required", id == "repeated.min_items", id == "string.min_bytes":
 		return name + " is missing", "write " + name
 	case id == "string.pattern" && slices.Contains(path, "methods"):
-		return name + " holds what is no method", "write it in capitals, such as GET"
+		return name + " holds what is no method", "write each in capitals, such as GET"
 	case id == "string.pattern" && slices.Contains(path, "headers"):
-		return quote(name) + " is no name of a header", "write it in small letters, such as x-request-id"
+		return "the header of the parameter " + quote(name) + " is no header's name", "write it in small letters, such as x-request-id"
 	case strings.HasSuffix(id, ".max_bytes"):
 		return name + ": " + v.GetMessage(), "shorten it"
 	case id == "uint32.lte":

@@ -221,6 +221,9 @@ func (p *testParser) http(q *policyv1.TestRequest, n *yaml.Node) *TestHTTP {
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		out.Host, out.Target = rest[:i], rest[i:]
 	}
+	if out.Method != strings.ToUpper(out.Method) {
+		p.fault(node, fmt.Sprintf("the method %s is no method", quote(out.Method)), "write it in capitals, such as GET")
+	}
 	for name := range h.GetHeaders() {
 		if name != strings.ToLower(name) {
 			p.fault(node, fmt.Sprintf("the header %s has capitals, which a proxy makes small", quote(name)), "write it in small letters")

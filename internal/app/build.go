@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -80,7 +83,7 @@ func (a *App) buildDecider(context.Context) error {
 		return fmt.Errorf("make the limiter: %w", err)
 	}
 	a.decider, err = pdp.New(pdp.Config{
-		Policy: a.policy, Limiter: a.limiter, Recorder: recorder, Now: a.deps.Now,
+		Policy: a.policy, Limiter: a.limiter, Recorder: recorder, Now: a.deps.Now, Local: localAddress,
 		Panicked: func(id string, _ any, stack []byte) {
 			panics.Inc()
 			a.log.Error("panic in a decision", slog.String("decision_id", id), slog.String("stack", string(stack)))
@@ -90,6 +93,19 @@ func (a *App) buildDecider(context.Context) error {
 		return fmt.Errorf("make the decision core: %w", err)
 	}
 	return nil
+}
+
+// localAddress tells whether an address is one of this machine's. They can
+// change, and are asked for only where a proxy on this machine was called from it.
+func localAddress(addr netip.Addr) bool {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(all, func(a net.Addr) bool {
+		prefix, err := netip.ParsePrefix(a.String())
+		return err == nil && prefix.Addr().Unmap() == addr
+	})
 }
 
 func (a *App) register(list ...prometheus.Collector) error {

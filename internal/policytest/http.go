@@ -31,12 +31,11 @@ func httpRequest(q *policy.TestHTTP) *pdp.HTTPRequest {
 type payloads map[string]any
 
 // Claim implements pdp.Claims.
-func (p payloads) Claim(name string, path []string) (value string, found, ok bool) {
+func (p payloads) Claim(name string, path []string) (claim any, found bool) {
 	at, found := p[name]
 	for _, step := range path {
 		inner, _ := at.(map[string]any)
-		at, found = inner[step]
+		at = inner[step]
 	}
-	text, ok := at.(string)
-	return text, found, ok
+	return at, found
 }

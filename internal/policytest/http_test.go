@@ -119,6 +119,7 @@ func TestHTTPRequestsFail(t *testing.T) {
 		{`{http: {url: "a/b"}}`, "no scheme and host"},
 		{`{http: {url: "https://a/b", headers: {X-A: b}}}`, "has capitals"},
 		{`{http: {headers: {x-a: b}}}`, "url is missing"},
+		{`{http: {url: "https://a/b", method: get}}`, "in capitals"},
 		{`{http: {url: "https://a/b", body_state: half}}`, "body_state"},
 	} {
 		_, err := policy.ParseTests(policy.Document{Name: "a_test.yaml", Data: []byte("tests:\n  - {name: n, request: " + tc.request + ", expect: {decision: allow}}\n")})

@@ -149,17 +149,16 @@ const jwtFilter = "envoy.filters.http.jwt_authn"
 type claims struct{ payloads *structpb.Struct }
 
 // Claim implements pdp.Claims.
-func (c *claims) Claim(name string, path []string) (value string, found, ok bool) {
-	at := c.payloads.GetFields()[name]
+func (c *claims) Claim(name string, path []string) (claim any, found bool) {
+	at, found := c.payloads.GetFields()[name]
 	for _, step := range path {
 		at = at.GetStructValue().GetFields()[step]
 	}
 	if at == nil {
-		return "", false, false
+		return nil, found
 	}
-	text, ok := at.GetKind().(*structpb.Value_StringValue)
-	if !ok {
-		return "", true, false
+	if text, ok := at.GetKind().(*structpb.Value_StringValue); ok {
+		return text.StringValue, found
 	}
-	return text.StringValue, true, true
+	return at, found
 }

@@ -26,7 +26,7 @@ func isOwn(name string) bool {
 	for i := 1; i < len(ownPrefix); i++ {
 		c := name[i]
 		switch {
-		case c == '_':
+		case c == '_' || c == '.':
 			c = '-'
 		case 'A' <= c && c <= 'Z':
 			c |= 0x20
@@ -76,6 +76,21 @@ func appendName(b []byte, name string) []byte {
 	b = append(b, '"')
 	b = append(b, name...)
 	return append(b, '"')
+}
+
+// repeats tells the headers by which a client that Envoy takes for an internal
+// one has a request sent many times, or elsewhere, on one decision.
+func repeats(name string) bool {
+	rest, envoy := strings.CutPrefix(name, "x-envoy-")
+	if !envoy {
+		return false
+	}
+	switch {
+	case strings.HasPrefix(rest, "retr"), strings.HasPrefix(rest, "hedge-"), rest == "max-retries", rest == "original-dst-host":
+		return true
+	default:
+		return false
+	}
 }
 
 // seconds is a span in whole seconds, never shorter.

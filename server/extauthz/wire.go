@@ -45,13 +45,13 @@ const (
 )
 
 // allowed is the answer that lets the request through, with the id of the
-// decision for the server and for the client, and without headers of ours that
-// the client sent.
+// decision for the server and for the client, and without headers that the client
+// sent and that are ours, or would make several requests of the one that was judged.
 func (e *encoder) allowed(d *pdp.HTTPDecision, inbound map[string]string) *authv3.CheckResponse {
 	const overwrite, also = corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD, corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
 	e.ok = appendHeader(e.ok[:0], upstreamField, decisionIDHeader, d.ID, overwrite)
 	for name := range inbound {
-		if isOwn(name) && name != decisionIDHeader {
+		if isOwn(name) && name != decisionIDHeader || repeats(name) {
 			e.ok = appendText(e.ok, removeField, name)
 		}
 	}

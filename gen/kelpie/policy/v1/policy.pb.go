@@ -1245,7 +1245,7 @@ type HTTPRoute struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it is, in a sentence.
 	Description string `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
-	// Hosts, without port: `crm.example.com`, or `*.example.com` for everything below it. Absent: every host.
+	// Hosts, without port: `crm.example.com`, or `*.example.com` for everything below it. Absent: every host. At most 64.
 	Hosts []string `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// Methods: `GET`, `POST`.
 	Methods []string `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
@@ -1497,10 +1497,10 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\rSourceAddress\x12*\n" +
 	"\ftrusted_hops\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18\x10R\vtrustedHops\x12(\n" +
 	"\rpeer_appended\x18\x02 \x01(\bH\x00R\fpeerAppended\x88\x01\x01B\x10\n" +
-	"\x0e_peer_appended\"\x94\x04\n" +
+	"\x0e_peer_appended\"\x96\x04\n" +
 	"\tHTTPRoute\x12*\n" +
-	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12%\n" +
-	"\x05hosts\x18\x02 \x03(\tB\x0f\xbaH\f\x92\x01\t\"\ar\x05 \x01(\x80\x02R\x05hosts\x12=\n" +
+	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12'\n" +
+	"\x05hosts\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05 \x01(\x80\x02R\x05hosts\x12=\n" +
 	"\amethods\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\b\x01\x18\x01\"\x17r\x152\x13^[A-Z][A-Z-]{0,31}$R\amethods\x12\x1e\n" +
 	"\x04path\x18\x04 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80\x10R\x04path\x12\"\n" +
