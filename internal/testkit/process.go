@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -139,8 +140,25 @@ func (p *Process) Interrupt(tb testing.TB) { tb.Helper(); p.signal(tb, syscall.S
 // Hangup sends SIGHUP and does not wait.
 func (p *Process) Hangup(tb testing.TB) { tb.Helper(); p.signal(tb, syscall.SIGHUP) }
 
-// Pause stops it in the middle of whatever it does, as a machine without air would.
-func (p *Process) Pause(tb testing.TB) { tb.Helper(); p.signal(tb, syscall.SIGSTOP) }
+// Pause stops it in the middle of whatever it does, as a machine without air
+// would, and waits until all its threads stand still: the signal alone says only
+// that they will.
+func (p *Process) Pause(tb testing.TB) {
+	tb.Helper()
+	p.signal(tb, syscall.SIGSTOP)
+	p.until(tb, "it stands still", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		if err != nil || len(threads) == 0 {
+			return false
+		}
+		return !slices.ContainsFunc(threads, func(path string) bool {
+			raw, err := os.ReadFile(path)
+			// The state stands behind the name, which is in parentheses (proc(5)).
+			_, state, found := strings.Cut(string(raw), ") ")
+			return err != nil || !found || !strings.HasPrefix(state, "T")
+		})
+	})
+}
 
 // Resume lets it go on after Pause.
 func (p *Process) Resume(tb testing.TB) {
