@@ -102,7 +102,7 @@ func httpMutants() []mutant {
 		in("http_params.go", "a body that may be there", "if !h.BodiesSent || route.BodyUnseen {", "if route.BodyUnseen {"),
 		in("http_params.go", "a body of a route that has none sent", "if !h.BodiesSent || route.BodyUnseen {", "if !h.BodiesSent {"),
 		in("http_params.go", "a body that is cut", "case state == BodyCut:", "case state == BodyCut && false:"),
-		in("http_params.go", "a body of another type", "case !isJSON:", "case false:"),
+		in("http_params.go", "a body of another type", "case !isJSON:", "case !isJSON && false:"),
 		in("http_params.go", "a body that is one object", "text[0] != '{' || text[len(text)-1] != '}'", "text[0] == 0"),
 		in("http_ambiguous.go", "a _method in the query", "case isMethodField(name) && value != method:", "case false:"),
 		in("http_ambiguous.go", "parameters that servers merge", "hasTwins(parameters) || hasMergedTwins(parameters)", "hasTwins(parameters)"),
