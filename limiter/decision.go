@@ -69,6 +69,21 @@ func (d *decision) peek() {
 	d.observe()
 }
 
+// debit charges the call unjudged. With ErrFull nothing is charged.
+func (d *decision) debit() error {
+	d.begin()
+	defer d.unlock()
+	for i := range d.parts() {
+		d.parts()[i].fits = true
+	}
+	if !d.reserve() {
+		return ErrFull
+	}
+	d.charge()
+	d.sweep()
+	return nil
+}
+
 // begin readies the result and locks.
 func (d *decision) begin() {
 	n := len(d.call.Charges)
@@ -267,7 +282,7 @@ func (d *decision) charge() {
 			p.bucket = s.add(c.Key)
 		}
 		mark := p.bucket.charge(c.Limit, now, &s.cal, c.Cost)
-		res.Receipt.Taken = append(res.Receipt.Taken, Taken{Limit: c.Limit, Key: c.Key, Cost: c.Cost, Mark: mark})
+		res.Receipt.Taken = append(res.Receipt.Taken, Taken{Limit: c.Limit, Key: c.Key, Home: c.Home, Slot: c.Slot, Cost: c.Cost, Mark: mark})
 	}
 }
 

@@ -114,6 +114,7 @@ func (l *Limit) location() *time.Location {
 var (
 	errNoLimit = errors.New("it has no limit; set Charge.Limit")
 	errNoKey   = errors.New("its key is empty; set Charge.Key")
+	errHome    = errors.New("its home and slot are not prefixes of its key; set 0 <= Charge.Slot <= Charge.Home <= len(Charge.Key)")
 	errCost    = errors.New("its cost is not positive; a call costs at least one millionth of a unit")
 )
 
@@ -147,6 +148,8 @@ func (c *Charge) Check() error {
 		return errNoLimit
 	case len(c.Key) == 0:
 		return errNoKey
+	case c.Slot < 0 || c.Home < c.Slot || c.Home > len(c.Key):
+		return errHome
 	case c.Cost <= 0:
 		return errCost
 	case !c.Limit.sound():

@@ -132,6 +132,13 @@ type Charge struct {
 	// not keep a reference to it after the call, save in the call's own
 	// [Receipt].
 	Key []byte
+	// Home and Slot are how many leading bytes of Key say where a driver over a
+	// store keeps the bucket: those whose keys share the first Home bytes in one
+	// value, which is read and written as one, and those that share the first
+	// Slot bytes on one node of a cluster. Zero: a value, and whatever node, of
+	// its own. 0 <= Slot <= Home <= len(Key), or Home is 0; a key comes with the
+	// same two always. Keep buckets of one home few: one for each limit.
+	Home, Slot int
 	// Cost is how much is asked for; it is positive.
 	Cost Units
 	// Shadow marks a limit that is counted and reported but never bounds the
@@ -198,6 +205,8 @@ type Receipt struct {
 type Taken struct {
 	Limit *Limit
 	Key   []byte
+	// Home and Slot are those of the charge.
+	Home, Slot int
 	// Cost is how much is given back; at most what was charged.
 	Cost Units
 	// Mark tells the driver that filled it where the charge was put (a
@@ -215,6 +224,19 @@ func (r *Result) Reset() {
 
 // Empty reports whether there is nothing to give back.
 func (r Receipt) Empty() bool { return len(r.Taken) == 0 }
+
+// Check returns a [*ChargeError] for the first entry that cannot be given back
+// or debited, or nil. Drivers call it before they touch any state.
+func (r Receipt) Check() error {
+	for i := range r.Taken {
+		t := &r.Taken[i]
+		c := Charge{Limit: t.Limit, Key: t.Key, Home: t.Home, Slot: t.Slot, Cost: t.Cost}
+		if err := c.Check(); err != nil {
+			return &ChargeError{Charge: i, Err: err}
+		}
+	}
+	return nil
+}
 
 // Clone returns a copy that shares no memory with the call it came from.
 func (r Receipt) Clone() Receipt {
@@ -247,6 +269,10 @@ var (
 	ErrFull = errors.New("limiter is full: no bucket is idle; raise its number of keys or use fewer distinct keys")
 	// ErrClosed is returned by every method after Close.
 	ErrClosed = errors.New("limiter is closed")
+	// ErrUnavailable is returned while the store that keeps the buckets cannot be
+	// asked, or has not answered in time. A call that it comes with may have been
+	// charged all the same; it is never sent again.
+	ErrUnavailable = errors.New("the limiter's store cannot be asked")
 	// ErrInvalidCharge is what every [*ChargeError] is, for errors.Is.
 	ErrInvalidCharge = errors.New("invalid charge")
 )
@@ -311,6 +337,12 @@ type Limiter interface {
 	// refunds crossed each other) it gives back less, so that the units that
 	// stay charged obey the limit's bound on their own.
 	Refund(ctx context.Context, r *Receipt) error
+
+	// Debit charges each entry's Cost once more, whether or not there is room,
+	// and empties r: for a cost that turned out higher than it was thought to be
+	// when it was taken. What is owed above the limit is paid off before the
+	// limit admits again. A hold cannot be debited; its entries are left out.
+	Debit(ctx context.Context, r *Receipt) error
 
 	// Close releases what the driver holds. Calls after it return ErrClosed.
 	// Closing twice is not an error.

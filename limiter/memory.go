@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -234,18 +235,8 @@ func (m *Memory) shardOf(key []byte) (uint64, uint32) {
 // Refund implements [Limiter]. A context that has ended refunds nothing and
 // leaves r as it is.
 func (m *Memory) Refund(ctx context.Context, r *Receipt) error {
-	if err := ctx.Err(); err != nil {
+	if err := m.admitReceipt(ctx, r); err != nil {
 		return err
-	}
-	if m.closed.Load() {
-		return ErrClosed
-	}
-	for i := range r.Taken {
-		t := &r.Taken[i]
-		c := Charge{Limit: t.Limit, Key: t.Key, Cost: t.Cost}
-		if err := c.Check(); err != nil {
-			return &ChargeError{Charge: i, Err: err}
-		}
 	}
 	at := m.now()
 	for i := range r.Taken {
@@ -253,6 +244,49 @@ func (m *Memory) Refund(ctx context.Context, r *Receipt) error {
 	}
 	r.Taken = r.Taken[:0]
 	return nil
+}
+
+// admitReceipt checks what has to be right before any entry is worked on.
+func (m *Memory) admitReceipt(ctx context.Context, r *Receipt) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if m.closed.Load() {
+		return ErrClosed
+	}
+	return r.Check()
+}
+
+// Debit implements [Limiter]. With ErrFull the entries that are left in r were
+// not charged.
+func (m *Memory) Debit(ctx context.Context, r *Receipt) error {
+	if err := m.admitReceipt(ctx, r); err != nil {
+		return err
+	}
+	at := m.now()
+	for i := range r.Taken {
+		if err := m.debit(&r.Taken[i], at); err != nil {
+			r.Taken = slices.Delete(r.Taken, 0, i)
+			return err
+		}
+	}
+	r.Taken = r.Taken[:0]
+	return nil
+}
+
+func (m *Memory) debit(t *Taken, at instant) error {
+	if t.Limit.Kind == KindConcurrency {
+		return nil
+	}
+	// A debit is a call of one charge that is not judged.
+	call := Call{Charges: []Charge{{Limit: t.Limit, Key: t.Key, Home: t.Home, Slot: t.Slot, Cost: t.Cost}}}
+	for {
+		d := decision{m: m, call: &call, raw: at}
+		err := d.debit()
+		if !errors.Is(err, ErrFull) || !m.reclaim(at, d.fresh) {
+			return err
+		}
+	}
 }
 
 func (m *Memory) refund(t *Taken, at instant) {
