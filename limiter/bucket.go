@@ -74,6 +74,32 @@ func (b *bucket) charge(l *Limit, now instant, cal *calendarCache, cost Units) [
 	return mark
 }
 
+// maxOwed bounds what debits can make a counter say.
+const maxOwed = 4_000_000_000_000_000
+
+// boundOwed keeps what was debited within numbers that are exact.
+func (b *bucket) boundOwed(l *Limit, now instant) {
+	switch {
+	case l.Kind == KindRate && b.rate != nil:
+		t := emission(l)
+		most := int64(maxDebt)
+		if t < maxDebt/MaxCount {
+			most = MaxCount * t
+		}
+		b.rate.tat = min(b.rate.tat, now.steady+most)
+	case l.Kind == KindWindow:
+		for w := b.window; w != nil; w = w.next {
+			for i := range w.used {
+				w.used[i] = min(w.used[i], maxOwed)
+			}
+		}
+	case l.Kind == KindQuota:
+		for q := b.quota; q != nil; q = q.next {
+			q.used = min(q.used, maxOwed)
+		}
+	}
+}
+
 // refund gives one entry of a receipt back.
 func (b *bucket) refund(t *Taken, now instant) {
 	switch t.Limit.Kind {

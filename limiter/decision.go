@@ -80,6 +80,9 @@ func (d *decision) debit() error {
 		return ErrFull
 	}
 	d.charge()
+	for i := range d.parts() {
+		d.parts()[i].bucket.boundOwed(d.call.Charges[i].Limit, d.at(&d.parts()[i]))
+	}
 	d.sweep()
 	return nil
 }

@@ -160,3 +160,20 @@ func (c *Charge) Check() error {
 	}
 	return nil
 }
+
+// CheckCalls returns a [*ChargeError] for the first charge that cannot be
+// judged, or nil. Drivers call it before they judge any.
+func CheckCalls(calls []Call) error {
+	for i := range calls {
+		charges := calls[i].Charges
+		if len(charges) > MaxCharges {
+			return &ChargeError{Call: i, Charge: MaxCharges, Err: errTooMany}
+		}
+		for j := range charges {
+			if err := charges[j].Check(); err != nil {
+				return &ChargeError{Call: i, Charge: j, Err: err}
+			}
+		}
+	}
+	return nil
+}

@@ -163,18 +163,7 @@ func (m *Memory) admit(ctx context.Context, calls []Call) error {
 	if m.closed.Load() {
 		return ErrClosed
 	}
-	for i := range calls {
-		charges := calls[i].Charges
-		if len(charges) > MaxCharges {
-			return &ChargeError{Call: i, Charge: MaxCharges, Err: errTooMany}
-		}
-		for j := range charges {
-			if err := charges[j].Check(); err != nil {
-				return &ChargeError{Call: i, Charge: j, Err: err}
-			}
-		}
-	}
-	return nil
+	return CheckCalls(calls)
 }
 
 // take judges one call, and makes room by a full sweep if it needs to.
@@ -279,7 +268,7 @@ func (m *Memory) debit(t *Taken, at instant) error {
 		return nil
 	}
 	// A debit is a call of one charge that is not judged.
-	call := Call{Charges: []Charge{{Limit: t.Limit, Key: t.Key, Home: t.Home, Slot: t.Slot, Cost: t.Cost}}}
+	call := Call{Charges: []Charge{{Limit: t.Limit, Key: t.Key, Home: t.Home, Slot: t.Slot, Cost: boundedDebit(t.Limit, t.Cost)}}}
 	for {
 		d := decision{m: m, call: &call, raw: at}
 		err := d.debit()

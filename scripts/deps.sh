@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Go: the modules, a C compiler for the race
-# detector and curl where the machine has none, and Envoy.
+# detector, curl and Redis where the machine has none, and Envoy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,7 +34,22 @@ need_curl() {
   exit 1
 }
 
+# need_redis makes sure that there is Redis, in which limits are tested.
+need_redis() {
+  if command -v redis-server >/dev/null; then
+    return
+  fi
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y redis-server
+    return
+  fi
+  echo "deps: limits in Redis are tested with redis-server; install Redis 7.0 or newer" >&2
+  exit 1
+}
+
 go mod download
 need_compiler
 need_curl
+need_redis
 scripts/envoy.sh --install >/dev/null

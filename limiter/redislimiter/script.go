@@ -1,0 +1,57 @@
+package redislimiter
+
+import (
+	"crypto/sha1" //nolint:gosec // Redis names scripts by it; nothing is protected by it.
+	_ "embed"
+	"encoding/hex"
+)
+
+// The scripts are put together from parts. One that begins with a shebang is
+// refused by Redis, where memory is full, before it has written anything, and
+// may touch no other keys than those it was given.
+//
+//nolint:gochecknoglobals // Constants that are put together at the start.
+var (
+	//go:embed script/short.lua
+	shortText string
+	//go:embed script/begin.lua
+	beginText string
+	//go:embed script/state.lua
+	stateText string
+	//go:embed script/long.lua
+	longText string
+	//go:embed script/refund.lua
+	refundText string
+
+	//go:embed script/keep.lua
+	keepText string
+	//go:embed script/mark.lua
+	markText string
+	//go:embed script/member.lua
+	memberText string
+	//go:embed script/forget.lua
+	forgetText string
+
+	takeScript   = newScript("#!lua\n", shortText, stateText, longText)
+	peekScript   = newScript("#!lua flags=no-writes\n", shortText, stateText, longText)
+	refundScript = newScript("#!lua\n", beginText, stateText, refundText)
+	forgetScript = newScript("#!lua\n", beginText, stateText, forgetText)
+	keepScript   = newScript("#!lua\n", keepText)
+	markScript   = newScript("#!lua\n", markText)
+	memberScript = newScript("#!lua\n", memberText)
+)
+
+// script is a text and the name that Redis knows it by.
+type script struct {
+	text, sha string
+}
+
+func newScript(parts ...string) *script {
+	s := &script{}
+	for _, p := range parts {
+		s.text += p
+	}
+	sum := sha1.Sum([]byte(s.text)) //nolint:gosec // As above.
+	s.sha = hex.EncodeToString(sum[:])
+	return s
+}

@@ -1,0 +1,1 @@
+local U, P = struct.unpack, struct.pack
