@@ -48,12 +48,39 @@ var _ Authorizer = (*Client)(nil)
 // To any other address it speaks TLS against the system's roots. [WithTLS] and
 // [WithInsecure] change that. HTTP proxies of the environment are not used.
 func New(target string, opts ...Option) (*Client, error) {
-	o := options{timeout: DefaultTimeout, obligations: map[string]bool{}}
+	o, err := optionsOf(target, opts)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := o.connect(target)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{conn: conn, rpc: authzv1.NewAuthorizationServiceClient(conn), options: *o}, nil
+}
+
+// Connect prepares a connection as [New] does, for the other services of a
+// server: those of its admin listener. The options about decisions have no
+// effect on it. The caller closes it.
+func Connect(target string, opts ...Option) (*grpc.ClientConn, error) {
+	o, err := optionsOf(target, opts)
+	if err != nil {
+		return nil, err
+	}
+	return o.connect(target)
+}
+
+func optionsOf(target string, opts []Option) (*options, error) {
+	o := &options{timeout: DefaultTimeout, obligations: map[string]bool{}}
 	for _, opt := range opts {
-		if err := opt(&o); err != nil {
+		if err := opt(o); err != nil {
 			return nil, fmt.Errorf("client of %s: %w", target, err)
 		}
 	}
+	return o, nil
+}
+
+func (o *options) connect(target string) (*grpc.ClientConn, error) {
 	if target == "" {
 		return nil, errors.New("client: no server address; give host:port or unix:///path")
 	}
@@ -76,7 +103,7 @@ func New(target string, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of %s: %w", target, err)
 	}
-	return &Client{conn: conn, rpc: authzv1.NewAuthorizationServiceClient(conn), options: o}, nil
+	return conn, nil
 }
 
 func (o *options) transport(target string) credentials.TransportCredentials {
@@ -159,6 +186,38 @@ func (c *Client) Explain(ctx context.Context, req *authzv1.AuthorizeRequest) (*a
 	resp, err := c.rpc.Explain(ctx, &authzv1.ExplainRequest{Request: req})
 	if err != nil {
 		return nil, fmt.Errorf("explain: %w", err)
+	}
+	return resp, nil
+}
+
+// Settle says what an allowed call cost in the end, so that the limits that
+// count cost get back what was estimated too high and are charged what was
+// estimated too low. It may be sent again: a decision is settled once.
+//
+// NOT_FOUND means that there is nothing to settle: the policy's limits for this
+// call count no cost, or it is too long ago. FAILED_PRECONDITION means that it
+// was settled to another cost. Give it a context that outlives the call.
+func (c *Client) Settle(ctx context.Context, decisionID string, actual float64) (*authzv1.SettleResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.rpc.Settle(ctx, &authzv1.SettleRequest{DecisionId: decisionID, Actual: &actual})
+	if err != nil {
+		return nil, fmt.Errorf("settle: %w", err)
+	}
+	return resp, nil
+}
+
+// Release says that an allowed call is over, so that its slots of concurrency
+// limits return before their hold ends. It may be sent again.
+//
+// NOT_FOUND means that the call holds no slot (any more). Give it a context that
+// outlives the call.
+func (c *Client) Release(ctx context.Context, decisionID string) (*authzv1.ReleaseResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.rpc.Release(ctx, &authzv1.ReleaseRequest{DecisionId: decisionID})
+	if err != nil {
+		return nil, fmt.Errorf("release: %w", err)
 	}
 	return resp, nil
 }

@@ -23,6 +23,18 @@ type fakeServer struct {
 	batch     func(context.Context, *authzv1.BatchAuthorizeRequest) (*authzv1.BatchAuthorizeResponse, error)
 	explain   func(context.Context, *authzv1.ExplainRequest) (*authzv1.ExplainResponse, error)
 	stream    func(authzv1.AuthorizationService_AuthorizeStreamServer) error
+	settle    func(context.Context, *authzv1.SettleRequest) (*authzv1.SettleResponse, error)
+	release   func(context.Context, *authzv1.ReleaseRequest) (*authzv1.ReleaseResponse, error)
+}
+
+func (f *fakeServer) Settle(ctx context.Context, req *authzv1.SettleRequest) (*authzv1.SettleResponse, error) {
+	f.calls.Add(1)
+	return f.settle(ctx, req)
+}
+
+func (f *fakeServer) Release(ctx context.Context, req *authzv1.ReleaseRequest) (*authzv1.ReleaseResponse, error) {
+	f.calls.Add(1)
+	return f.release(ctx, req)
 }
 
 func (f *fakeServer) Authorize(

@@ -31,7 +31,7 @@ func TestNextAction(t *testing.T) {
 	for r, want := range map[Reason]NextAction{
 		ReasonOK: NextNone, ReasonOKApproved: NextNone, ReasonActionDenied: NextNone, ReasonAgentUnknown: NextNone,
 		ReasonInsufficientScope: NextRequest, ReasonNoMatchingScope: NextNone, ReasonCredentialAgeExceeded: NextRequest,
-		ReasonRateLimited: NextRetry, ReasonQuotaExhausted: NextRetry, ReasonCostExceedsLimit: NextNone,
+		ReasonRateLimited: NextRetry, ReasonQuotaExhausted: NextRetry, ReasonLoopDetected: NextRetry, ReasonCostExceedsLimit: NextNone,
 		ReasonApprovalRequired: NextWait, ReasonApprovalPending: NextWait, ReasonApprovalDenied: NextNone, ReasonApprovalExpired: NextRequest,
 		ReasonDependencyUnavailable: NextRetry, ReasonAuditUnavailable: NextRetry, ReasonInternalError: NextRetry,
 	} {

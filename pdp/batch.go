@@ -18,6 +18,9 @@ type batchCall struct {
 	calls []limiter.Call
 	// owners has the item of each call, in order.
 	owners []int
+	// failed is why the limiter did not come to all of them; nil if it did, or
+	// if the semantic ended it.
+	failed error
 }
 
 // Batch decides requests in order as if they were sent one by one, and returns
@@ -138,6 +141,7 @@ func (s *Service) runInTurn(ctx context.Context, b *batchCall, reqs []Request, s
 	if err := s.open(ctx, &shared); err != nil {
 		return 0, err
 	}
+	down := false
 	for i := range reqs {
 		j := &b.items[i]
 		j.share(&shared)
@@ -146,7 +150,7 @@ func (s *Service) runInTurn(ctx context.Context, b *batchCall, reqs []Request, s
 		} else if err := s.judge(ctx, j, b.calls[:1]); err != nil {
 			return i, err
 		}
-		s.record(ctx, j)
+		down = s.recordItem(ctx, j, down)
 		if sem.ends(j.reached) {
 			return i + 1, nil
 		}
@@ -181,7 +185,7 @@ func (s *Service) checkAll(ctx context.Context, b *batchCall, reqs []Request, se
 	if err := s.open(ctx, &shared); err != nil {
 		return 0, err
 	}
-	b.calls, b.owners = b.calls[:0], b.owners[:0]
+	b.calls, b.owners, b.failed = b.calls[:0], b.owners[:0], nil
 	for i := range reqs {
 		j := &b.items[i]
 		j.share(&shared)
@@ -235,6 +239,7 @@ func (s *Service) takeAll(ctx context.Context, b *batchCall, sem Semantic) (int,
 		s.refundFrom(ctx, b, 0)
 		return 0, err
 	}
+	b.failed = err
 	return n, nil
 }
 
@@ -260,17 +265,17 @@ func (s *Service) takeContained(ctx context.Context, b *batchCall, stop limiter.
 // finishAll finishes and records the items in order, up to the one that ends
 // the batch. What later ones were charged goes back.
 func (s *Service) finishAll(ctx context.Context, b *batchCall, n, taken int, sem Semantic) (int, error) {
-	m := 0
+	m, down := 0, false
 	for i := range n {
 		j := &b.items[i]
 		if m < len(b.owners) && b.owners[m] == i {
-			if err := s.finishCharged(ctx, j, b.calls[m:m+1], m < taken); err != nil {
+			if err := s.finishCharged(ctx, j, b.calls[m:m+1], m < taken, b.failed); err != nil {
 				s.refundFrom(ctx, b, m)
 				return 0, err
 			}
 			m++
 		}
-		s.record(ctx, j)
+		down = s.recordItem(ctx, j, down)
 		if sem.ends(j.reached) {
 			s.refundFrom(ctx, b, m)
 			return i + 1, nil
@@ -279,17 +284,29 @@ func (s *Service) finishAll(ctx context.Context, b *batchCall, n, taken int, sem
 	return n, nil
 }
 
+// recordItem records an item. A ledger that did not answer for one of a batch
+// is not asked for the others, which would wait for it in turn.
+func (s *Service) recordItem(ctx context.Context, j *judgment, ledgerDown bool) bool {
+	j.ledgerDown = ledgerDown
+	s.record(ctx, j)
+	return j.ledgerDown
+}
+
 // finishCharged finishes an item that the limiter judged, and asks the limiter
 // again for one that it did not come to: behind a call that it failed on, or
-// behind an ALLOW that could not be recorded.
-func (s *Service) finishCharged(ctx context.Context, j *judgment, calls []limiter.Call, judged bool) error {
-	if j.reached != VerdictNone {
+// behind an ALLOW that could not be recorded. A store that could not be asked
+// for the batch may have charged the item, and is not asked again.
+func (s *Service) finishCharged(ctx context.Context, j *judgment, calls []limiter.Call, judged bool, failed error) error {
+	switch {
+	case j.reached != VerdictNone:
 		return nil
-	}
-	if !judged {
+	case judged:
+		return s.afterTakeContained(ctx, j, &calls[0])
+	case errors.Is(failed, limiter.ErrUnavailable):
+		return s.chargeUnasked(ctx, j, calls, failed)
+	default:
 		return s.charge(ctx, j, calls)
 	}
-	return s.afterTakeContained(ctx, j, &calls[0])
 }
 
 func (s *Service) afterTakeContained(ctx context.Context, j *judgment, call *limiter.Call) error {

@@ -227,7 +227,7 @@ func limitsCheck(j *judgment, res *limiter.Result) Check {
 	}
 	check := Check{Name: checkLimits, Outcome: CheckDeny, Reason: j.dec.Reason, Rules: slices.Clone(j.dec.Matched)}
 	switch j.dec.Reason {
-	case ReasonRateLimited, ReasonQuotaExhausted, ReasonCostExceedsLimit:
+	case ReasonRateLimited, ReasonQuotaExhausted, ReasonCostExceedsLimit, ReasonLoopDetected:
 		check.Detail = lackingText(j, res)
 	case ReasonConditionFailed, ReasonParametersUnavailable:
 		check.Detail = "the condition of a limit cannot be evaluated"

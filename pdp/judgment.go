@@ -33,6 +33,13 @@ type judgment struct {
 	specs []*policy.LimitSpec
 	// charged is the call that holds what was taken; nil if nothing was.
 	charged *limiter.Call
+	// alone is what the Fallback judged; nil until it has to.
+	alone  *aloneCall
+	outage Outage
+	// settles says that something can be said of the charges after the decision.
+	settles bool
+	// ledgerDown says that the ledger is known not to answer.
+	ledgerDown bool
 
 	// reached is the verdict; VerdictNone while no check has settled it. It
 	// goes into the answer only when it is recorded, so that a call that ends
@@ -78,6 +85,7 @@ func (s *Service) begin(ctx context.Context, j *judgment, req *Request, dec *Dec
 func (s *Service) assign(j *judgment, req *Request, dec *Decision) {
 	j.req, j.dec = req, dec
 	j.id, j.found, j.charged = Identity{}, ApprovalStatus{}, nil
+	j.alone, j.outage, j.settles, j.ledgerDown = nil, OutageNone, false, false
 	j.verdict.Risk = policy.RiskNone
 	j.reached, j.granted, j.malformed, j.unmapped = VerdictNone, ReasonOK, false, false
 	dec.reset()
@@ -96,7 +104,7 @@ func (s *Service) validateContained(ctx context.Context, j *judgment) *InvalidEr
 // release drops what belongs to the caller, so that a pooled judgment keeps no
 // request alive.
 func (j *judgment) release() {
-	j.req, j.dec, j.snap, j.table, j.charged = nil, nil, nil, nil, nil
+	j.req, j.dec, j.snap, j.table, j.charged, j.alone = nil, nil, nil, nil, nil, nil
 	j.call = policy.Call{}
 	j.id, j.found = Identity{}, ApprovalStatus{}
 	j.ask = ApprovalAsk{}
@@ -273,7 +281,16 @@ func (s *Service) tellPanic(id string, value any) {
 func (s *Service) refund(ctx context.Context, j *judgment) {
 	call := j.charged
 	j.charged = nil
-	if call == nil || call.Result.Receipt.Empty() {
+	if call != nil {
+		s.refundReceipt(ctx, j, s.cfg.Limiter, &call.Result.Receipt)
+	}
+	if j.alone != nil {
+		s.refundReceipt(ctx, j, s.cfg.Fallback, &j.alone.calls[0].Result.Receipt)
+	}
+}
+
+func (s *Service) refundReceipt(ctx context.Context, j *judgment, lim limiter.Limiter, taken *limiter.Receipt) {
+	if taken.Empty() {
 		return
 	}
 	// What they said of the limits is no longer so.
@@ -285,13 +302,13 @@ func (s *Service) refund(ctx context.Context, j *judgment) {
 		}
 	}()
 	// The caller may have gone; its charges go back all the same.
-	if err := s.cfg.Limiter.Refund(context.WithoutCancel(ctx), &call.Result.Receipt); err != nil {
+	if err := lim.Refund(context.WithoutCancel(ctx), taken); err != nil {
 		j.dec.Warnings = append(j.dec.Warnings, "the limits could not be refunded and stay charged")
 	}
 }
 
 // record writes the record and then, and only then, the verdict into the
-// answer.
+// answer. Behind it is kept what can be settled later.
 func (s *Service) record(ctx context.Context, j *judgment) {
 	j.fillRecord(s.latency(j))
 	if !s.recorded(ctx, j) && j.reached == Allow {
@@ -303,6 +320,9 @@ func (s *Service) record(ctx context.Context, j *judgment) {
 		return
 	}
 	j.dec.Verdict = j.reached
+	if j.settles {
+		s.keep(ctx, j)
+	}
 }
 
 // recorded reports whether the record was kept.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/kelpie-authz/kelpie/limiter"
@@ -17,6 +18,8 @@ import (
 type limitTable struct {
 	snap    *policy.Snapshot
 	entries []limitEntry
+	// shares are what one replica of several may give by itself.
+	shares atomic.Pointer[shareTable]
 }
 
 type limitEntry struct {
@@ -52,6 +55,10 @@ func newLimitTable(snap *policy.Snapshot) *limitTable {
 		if spec.Kind == policy.LimitQuota {
 			e.reached = fmt.Sprintf("The quota %s is used up; try again later.", spec.Name)
 			e.reason = ReasonQuotaExhausted
+		}
+		if spec.PerCall {
+			e.reached = fmt.Sprintf("The same call was repeated too often (limit %s); do something else, or try again later.", spec.Name)
+			e.reason = ReasonLoopDetected
 		}
 		t.entries[spec.Index] = e
 	}
@@ -124,6 +131,7 @@ func unitsOf(cost float64) limiter.Units {
 func (s *Service) findLimits(j *judgment, call *limiter.Call) {
 	call.Charges = call.Charges[:0]
 	j.specs = j.specs[:0]
+	j.settles = false
 	j.snap.Limits(&j.call, &j.verdict, &j.set)
 	if j.set.Reason != "" {
 		s.deny(j, j.set.Reason, j.set.Matched)
@@ -139,9 +147,10 @@ func (s *Service) findLimits(j *judgment, call *limiter.Call) {
 			cost = unitsOf(j.req.Cost)
 		}
 		call.Charges = append(call.Charges, limiter.Charge{
-			Limit: &j.table.entries[c.Spec.Index].limit, Key: c.Key, Cost: cost, Shadow: c.Spec.Shadow,
+			Limit: &j.table.entries[c.Spec.Index].limit, Key: c.Key, Home: c.Home, Slot: c.Slot, Cost: cost, Shadow: c.Spec.Shadow,
 		})
 		j.specs = append(j.specs, c.Spec)
+		j.settles = j.settles || settles(c.Spec)
 	}
 }
 
@@ -167,8 +176,19 @@ func (s *Service) tooManyLimits(j *judgment, all []policy.LimitCharge) []policy.
 // charge takes the limits of one call and finishes it.
 func (s *Service) charge(ctx context.Context, j *judgment, calls []limiter.Call) error {
 	defer s.contain(ctx, j)
-	if err := s.take(ctx, j, calls); err != nil {
-		if err := s.withoutUnavailable(ctx, j, calls, err); err != nil || j.reached != VerdictNone {
+	return s.afterAsking(ctx, j, calls, s.take(ctx, j, calls))
+}
+
+// chargeUnasked is charge for a call that the limiter is known to have failed
+// on: it is not asked again, since the call may have been charged.
+func (s *Service) chargeUnasked(ctx context.Context, j *judgment, calls []limiter.Call, cause error) error {
+	defer s.contain(ctx, j)
+	return s.afterAsking(ctx, j, calls, cause)
+}
+
+func (s *Service) afterAsking(ctx context.Context, j *judgment, calls []limiter.Call, failed error) error {
+	if failed != nil {
+		if err := s.withoutUnavailable(ctx, j, calls, failed); err != nil || j.reached != VerdictNone {
 			return err
 		}
 	}
@@ -177,13 +197,18 @@ func (s *Service) charge(ctx context.Context, j *judgment, calls []limiter.Call)
 
 // take charges one call, or only looks for a dry run.
 func (s *Service) take(ctx context.Context, j *judgment, calls []limiter.Call) error {
-	if j.req.DryRun {
-		return s.cfg.Limiter.Peek(ctx, calls)
-	}
-	_, err := s.cfg.Limiter.Take(ctx, calls, limiter.StopNever)
-	if err == nil {
+	err := takeOne(ctx, s.cfg.Limiter, calls, j.req.DryRun)
+	if err == nil && !j.req.DryRun {
 		j.charged = &calls[0]
 	}
+	return err
+}
+
+func takeOne(ctx context.Context, lim limiter.Limiter, calls []limiter.Call, dry bool) error {
+	if dry {
+		return lim.Peek(ctx, calls)
+	}
+	_, err := lim.Take(ctx, calls, limiter.StopNever)
 	return err
 }
 
@@ -197,62 +222,6 @@ func noDecision(ctx context.Context, err error) error {
 		return err
 	}
 	return nil
-}
-
-// withoutUnavailable goes on after the limiter failed on a call. The limits
-// that may be left out are: those in shadow, and those that say
-// on_unavailable: allow. The rest is asked once more alone, so that a limit
-// that may be left out does not deny the call; if that fails too, the call is
-// denied. local_share needs a share to fall back on, which only a limiter over
-// several replicas has: here it denies.
-func (s *Service) withoutUnavailable(ctx context.Context, j *judgment, calls []limiter.Call, cause error) error {
-	if err := noDecision(ctx, cause); err != nil {
-		return err
-	}
-	reason := ReasonDependencyUnavailable
-	// A charge that cannot be judged is a fault and not an outage: no
-	// on_unavailable speaks of it.
-	fault := errors.Is(cause, limiter.ErrInvalidCharge)
-	if fault {
-		reason = ReasonInternalError
-	}
-	call := &calls[0]
-	before := len(call.Charges)
-	s.dropUnavailable(j, call, fault)
-	if len(call.Charges) == 0 {
-		call.Result = limiter.Result{Admitted: true}
-		return nil
-	}
-	if len(call.Charges) < before {
-		err := s.take(ctx, j, calls)
-		if err == nil {
-			return nil
-		}
-		if err := noDecision(ctx, err); err != nil {
-			return err
-		}
-	}
-	s.deny(j, reason, nil)
-	for _, spec := range j.specs {
-		j.dec.Matched = append(j.dec.Matched, spec.ID)
-	}
-	return nil
-}
-
-func (s *Service) dropUnavailable(j *judgment, call *limiter.Call, fault bool) {
-	kept := 0
-	for i, spec := range j.specs {
-		mayGo := spec.OnUnavailable == policy.UnavailableAllow && !fault
-		if spec.Shadow || mayGo {
-			if !spec.Shadow {
-				j.dec.Warnings = append(j.dec.Warnings, j.table.entries[spec.Index].unavailable)
-			}
-			continue
-		}
-		call.Charges[kept], j.specs[kept] = call.Charges[i], spec
-		kept++
-	}
-	call.Charges, j.specs = call.Charges[:kept], j.specs[:kept]
 }
 
 // afterTake turns what the limiter said into the verdict, and uses the

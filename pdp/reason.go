@@ -154,7 +154,7 @@ func adviceLimit(r Reason) advice {
 	case ReasonCostExceedsLimit:
 		return advice{"The cost is above what a limit can ever give; ask for less.", NextNone}
 	default:
-		return advice{"The same call was repeated too often; do something else.", NextNone}
+		return advice{"The same call was repeated too often; do something else, or try again later.", NextRetry}
 	}
 }
 

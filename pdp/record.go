@@ -24,8 +24,8 @@ type RecorderFunc func(ctx context.Context, r *Record) error
 // Record implements [Recorder].
 func (f RecorderFunc) Record(ctx context.Context, r *Record) error { return f(ctx, r) }
 
-// Record is what is kept of one decision. It never holds a parameter, a
-// context member or a credential.
+// Record is what is kept of one decision, or of a [Change] of what one was
+// charged. It never holds a parameter, a context member or a credential.
 //
 // Of a malformed request the fields that did not pass are cut to a bounded
 // length; they may hold any bytes.
@@ -73,11 +73,16 @@ type Record struct {
 	// ApprovalID and ApprovalDigest are of the approval that was needed.
 	ApprovalID     string
 	ApprovalDigest string
+	// Outage says what the loss of the limits' store did to the call.
+	Outage Outage
 	// Latency is the time from the call's arrival in this package to the
 	// record, by the monotonic clock. For an item of a batch it counts from
 	// the batch's arrival.
 	Latency time.Duration
 	DryRun  bool
+	// Change is nil for a decision. Where it is not, this is no decision: Time,
+	// DecisionID (none for a reset), Gateway, Agent and Latency are set besides.
+	Change *Change
 }
 
 // maxMalformedBytes bounds what a record keeps of each field of a malformed
@@ -96,7 +101,7 @@ func (j *judgment) fillRecord(latency time.Duration) {
 		Risk: j.verdict.Risk.String(), PolicyVersion: dec.PolicyVersion,
 		Limits: dec.Limits, Shadow: dec.Shadow, Warnings: dec.Warnings,
 		ApprovalID: j.found.ID, ApprovalDigest: j.ask.Digest,
-		Latency: latency, DryRun: req.DryRun,
+		Outage: j.outage, Latency: latency, DryRun: req.DryRun,
 	}
 	cut(&j.rec.Origin.Method, &j.rec.Origin.Host, &j.rec.Origin.Path)
 	if j.malformed {

@@ -17,6 +17,18 @@ import (
 type Config struct {
 	Policy  PolicySource
 	Limiter limiter.Limiter
+	// Fallback stands in while Limiter's store cannot be asked: a limiter in this
+	// process, which judges the limits that say on_unavailable allow (whole) or
+	// local_share (their share) by itself. Nil: there is none, so allow leaves a
+	// limit out and local_share denies.
+	Fallback limiter.Limiter
+	// Replicas is among how many replicas the limits of the store are shared, as
+	// far as is known; below 1 counts as 1. It is asked only while Fallback stands
+	// in, by many goroutines at once. Nil: one.
+	Replicas func() int
+	// Ledger keeps what was charged by cost and which slots a call holds, for
+	// Settle and Release. Nil: neither has anything to work on.
+	Ledger limiter.Ledger
 	// Recorder keeps a record of every decision before its answer leaves.
 	Recorder Recorder
 	// Approvals keeps approvals. Nil: none are kept, REQUIRE_APPROVAL answers

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	_ "time/tzdata" // a policy means the same on a machine without zone files
@@ -27,12 +26,11 @@ type limitRule struct {
 	spec  *LimitSpec
 	match match
 	per   dimensions
-	// head is what the keys of all its buckets begin with.
-	head string
+	key   keyTexts
 }
 
 // dimensions say what shares a bucket. The zero value is one bucket for everyone.
-type dimensions uint8
+type dimensions uint16
 
 const (
 	perAgent dimensions = 1 << iota
@@ -42,6 +40,7 @@ const (
 	perSession
 	perRun
 	perTool
+	perCall
 )
 
 // name is what policies call a single dimension.
@@ -61,6 +60,8 @@ func (d dimensions) name() string {
 		return "run_id"
 	case perTool:
 		return "tool"
+	case perCall:
+		return "call"
 	default:
 		return ""
 	}
@@ -68,7 +69,7 @@ func (d dimensions) name() string {
 
 // all yields the single dimensions of a set, in the order in which keys hold them.
 func (d dimensions) all(yield func(dimensions) bool) {
-	for one := perAgent; one <= perTool; one <<= 1 {
+	for one := perAgent; one <= perCall; one <<= 1 {
 		if d&one != 0 && !yield(one) {
 			return
 		}
@@ -109,7 +110,7 @@ func (c *compiler) compileLimits() {
 		spec: c.shared.spec(c.s, LimitSpec{
 			ID: fallbackID, Name: fallbackID, Kind: LimitRate, Count: fallbackCount, Burst: fallbackCount, Period: fallbackPeriod,
 		}),
-		per: perAgent, head: keyHead(fallbackID, perAgent, false),
+		per: perAgent, key: newKeyTexts(fallbackID, perAgent, false),
 	}
 }
 
@@ -224,6 +225,9 @@ func (c *compiler) checkPer(label string, path []string, doc *policyv1.Limit) bo
 			"write per: [agent] for one of each agent, or per: [all] for one of everyone")
 	case slices.Contains(per, "all") && len(per) > 1:
 		c.fault(label, sub(path, "per"), "per has all beside other dimensions", "write [all] alone, or leave all out")
+	case slices.Contains(per, "call") && !slices.Contains(per, "agent"):
+		c.fault(label, sub(path, "per"), "per has call without agent: whoever repeats a call would stop all others that make it",
+			"write per: [agent, call]")
 	default:
 		return true
 	}
@@ -239,13 +243,14 @@ func (c *compiler) limit(label string, path []string, name string, doc *policyv1
 	case "local_share":
 		spec.OnUnavailable = UnavailableLocalShare
 	}
-	c.limitKind(label, path, doc, &spec)
 	var per dimensions
-	for d := range (perTool<<1 - 1).all { // of the set of all of them
+	for d := range (perCall<<1 - 1).all { // of the set of all of them
 		if slices.Contains(doc.GetPer(), d.name()) {
 			per |= d
 		}
 	}
+	spec.PerCall = per&perCall != 0
+	c.limitKind(label, path, doc, &spec)
 	form.number(int64(spec.Kind))
 	form.number(spec.Count)
 	form.number(spec.Burst)
@@ -258,7 +263,7 @@ func (c *compiler) limit(label string, path []string, name string, doc *policyv1
 	form.number(int64(spec.OnUnavailable))
 	form.flag(spec.Shadow)
 	form.number(int64(per))
-	return &limitRule{name: name, spec: c.shared.spec(c.s, spec), match: m, per: per, head: keyHead(spec.ID, per, spec.Shadow)}
+	return &limitRule{name: name, spec: c.shared.spec(c.s, spec), match: m, per: per, key: newKeyTexts(spec.ID, per, spec.Shadow)}
 }
 
 // limitKind reads the kind of a limit and its numbers, within what a limiter can charge.
@@ -380,26 +385,4 @@ func (s *shared) limit(form string, l *limitRule) *limitRule {
 	}
 	s.limits[form] = l
 	return l
-}
-
-// keyHead is what all keys of a limit begin with: its id, what its dimensions
-// are, and whether it is in shadow. It is made of names only, so that the
-// buckets of a limit are the same ones after a reload.
-func keyHead(id string, per dimensions, shadow bool) string {
-	var shape []byte
-	for d := range per.all {
-		shape = append(append(shape, '+'), d.name()...)
-	}
-	if shadow {
-		shape = append(shape, '!')
-	}
-	return string(appendKeyPart(appendKeyPart(nil, id), string(shape)))
-}
-
-// appendKeyPart appends a text preceded by its length, so that no two lists of
-// texts give the same key.
-func appendKeyPart(key []byte, s string) []byte {
-	key = strconv.AppendInt(key, int64(len(s)), 10)
-	key = append(key, ':')
-	return append(key, s...)
 }

@@ -18,10 +18,13 @@ type verdictState struct {
 	rules []uint32
 	// lacking and failing are rules whose condition could not be evaluated.
 	lacking, failing []string
-	// limits are the limits that the call is charged to, and keys where their keys end.
+	// limits are the limits that the call is charged to, and keys where their keys lie.
 	limits []*limitRule
-	keys   []int
-	walk   walk
+	keys   []keySpan
+	// digest is callDigest of the call, once a limit has asked for it.
+	digest   string
+	digested bool
+	walk     walk
 }
 
 // heldGrant is a grant that the agent holds, of a scope that covers the call.

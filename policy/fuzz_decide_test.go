@@ -33,7 +33,7 @@ func TestDecideAgainstNaive(t *testing.T) {
 	for _, what := range []string{
 		"ok", "agent_unknown", "agent_suspended", "ip_not_allowed", "action_denied", "insufficient_scope", "no_matching_scope",
 		"condition_failed", "parameters_unavailable", "approval_required", "shadow", "limit condition_failed", "limit parameters_unavailable",
-		"rate", "window", "quota", "concurrency",
+		"rate", "window", "quota", "concurrency", "loop", "home",
 	} {
 		if tally.seen[what] < policies/100 {
 			t.Errorf("%d random cases came to %q: too few of %d", tally.seen[what], what, tally.calls)

@@ -24,22 +24,25 @@ func (s *Snapshot) Limits(c *Call, v *Verdict, set *LimitSet) {
 	}
 	bounded := false
 	for _, l := range st.limits {
-		bounded = bounded || !l.spec.Shadow && l.per&perAgent != 0
+		// One per call bounds nobody who varies his calls.
+		bounded = bounded || !l.spec.Shadow && l.per&(perAgent|perCall) == perAgent
 	}
 	if !bounded {
 		st.limits = append(st.limits, s.fallback)
 	}
 	slices.SortFunc(st.limits, func(a, b *limitRule) int { return strings.Compare(a.spec.ID, b.spec.ID) })
-	st.keys = st.keys[:0]
+	st.keys, st.digested = st.keys[:0], false
 	for _, l := range st.limits {
-		set.buf = l.appendKey(set.buf, c)
-		st.keys = append(st.keys, len(set.buf))
+		var span keySpan
+		set.buf, span = l.appendKey(set.buf, c, st)
+		st.keys = append(st.keys, span)
 	}
-	start := 0
+	// The buffer has stopped moving.
 	for i, l := range st.limits {
-		end := st.keys[i]
-		set.Charges = append(set.Charges, LimitCharge{Spec: l.spec, Key: set.buf[start:end:end]})
-		start = end
+		k := st.keys[i]
+		set.Charges = append(set.Charges, LimitCharge{
+			Spec: l.spec, Key: set.buf[k.start:k.end:k.end], Home: k.home, Slot: k.slot,
+		})
 	}
 }
 
@@ -84,28 +87,4 @@ func (a *agent) overrides(name string) bool {
 	}
 	_, found := slices.BinarySearchFunc(a.limits, name, func(l *limitRule, name string) int { return strings.Compare(l.name, name) })
 	return found
-}
-
-// appendKey appends the name of the call's bucket.
-func (l *limitRule) appendKey(key []byte, c *Call) []byte {
-	key = append(key, l.head...)
-	for d := range l.per.all {
-		switch d {
-		case perAgent:
-			key = appendKeyPart(key, c.Agent)
-		case perAction:
-			key = appendKeyPart(key, c.Action)
-		case perResource:
-			key = appendKeyPart(key, c.Resource)
-		case perSubject:
-			key = appendKeyPart(key, c.Subject)
-		case perSession:
-			key = appendKeyPart(key, c.SessionID)
-		case perRun:
-			key = appendKeyPart(key, c.RunID)
-		case perTool:
-			key = appendKeyPart(appendKeyPart(key, c.Tool.Server), c.Tool.Name)
-		}
-	}
-	return key
 }

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -33,10 +34,12 @@ limits:
   sensitive: {quota: 5/day, timezone: Europe/Berlin, per: [all], match: {risk: [delete], when: "context.n > 1"}}
   shaded: {rate: 1/second, per: [agent], match: {actions: [shade]}, shadow: true}
   dims: {rate: 3/hour, burst: 2, per: [tool, run_id, session_id, subject, resource, action, agent], match: {actions: [dims]}}
+  loop: {window: 5/1m, per: [agent, call], match: {actions: [again]}}
   dimsagent: {rate: 30/hour, per: [agent], match: {actions: [dims]}}
 `
 
-// limited are the ids and keys of the limits of a call, or the reason and rules why there are none.
+// limited are the ids and keys of the limits of a call, each key with a bar
+// behind its slot and its home, or the reason and rules why there are none.
 func limited(t *testing.T, s *policy.Snapshot, c policy.Call) []string {
 	t.Helper()
 	v, set := &policy.Verdict{}, &policy.LimitSet{}
@@ -50,13 +53,19 @@ func limited(t *testing.T, s *policy.Snapshot, c policy.Call) []string {
 	}
 	var out []string
 	for _, charge := range set.Charges {
-		out = append(out, charge.Spec.ID+" "+string(charge.Key))
+		out = append(out, fmt.Sprintf("%s %s|%s|%s", charge.Spec.ID, charge.Key[:charge.Slot], charge.Key[charge.Slot:charge.Home], charge.Key[charge.Home:]))
 		if s.LimitSpecs()[charge.Spec.Index] != charge.Spec {
 			t.Errorf("%s is not at its index", charge.Spec.ID)
 		}
 	}
 	return out
 }
+
+// loopDigest is the digest of plain's call, as another program computes it: it is
+// part of a key in a store, so it stays what it is.
+//
+//	printf 'kelpie-call-v1\x005:again1:a0:0:0:\x00' | sha256sum | cut -c 1-32
+const loopDigest = "\xee\x3e\xc1\x31\x2d\x29\x70\xf1\x3a\x7a\x69\x26\x17\xda\x48\x57"
 
 func TestLimits(t *testing.T) {
 	t.Parallel()
@@ -69,19 +78,19 @@ func TestLimits(t *testing.T) {
 	}{
 		"the common one": {
 			policy.Call{Agent: "plain", Action: "read", Resource: "crm/a"},
-			[]string{"limits/common 13:limits/common6:+agent5:plain"},
+			[]string{"limits/common a5:plain|0:|13:limits/common"},
 		},
 		"none matches: the built-in one": {
 			policy.Call{Agent: "plain", Action: "read", Resource: "a"},
-			[]string{"builtin/default 15:builtin/default6:+agent5:plain"},
+			[]string{"builtin/default a5:plain|0:|15:builtin/default"},
 		},
 		"shared by everyone, and the built-in one beside it": {
 			policy.Call{Agent: "plain", Action: "delete", Resource: "a", Context: map[string]any{"n": 2.0}},
-			[]string{"builtin/default 15:builtin/default6:+agent5:plain", "limits/sensitive 16:limits/sensitive0:"},
+			[]string{"builtin/default a5:plain|0:|15:builtin/default", "limits/sensitive |*0:|16:limits/sensitive"},
 		},
 		"a condition that is false": {
 			policy.Call{Agent: "plain", Action: "delete", Resource: "crm/a", Context: map[string]any{"n": 1.0}},
-			[]string{"limits/common 13:limits/common6:+agent5:plain"},
+			[]string{"limits/common a5:plain|0:|13:limits/common"},
 		},
 		"a condition that cannot be evaluated": {
 			policy.Call{Agent: "plain", Action: "delete", Resource: "crm/a"},
@@ -89,23 +98,27 @@ func TestLimits(t *testing.T) {
 		},
 		"in shadow, which bounds nobody": {
 			policy.Call{Agent: "plain", Action: "shade", Resource: "a"},
-			[]string{"builtin/default 15:builtin/default6:+agent5:plain", "limits/shaded 13:limits/shaded7:+agent!5:plain"},
+			[]string{"builtin/default a5:plain|0:|15:builtin/default", "limits/shaded a5:plain|0:|14:limits/shaded!"},
 		},
 		"every dimension": {full, []string{
-			"limits/dims 11:limits/dims53:+agent+action+resource+subject+session_id+run_id+tool5:plain4:dims1:a2:su2:se2:ru2:sv2:tn",
-			"limits/dimsagent 16:limits/dimsagent6:+agent5:plain",
+			"limits/dims a5:plain|47:+action+resource+subject+session_id+run_id+tool4:dims1:a2:su2:se2:ru2:sv2:tn|11:limits/dims",
+			"limits/dimsagent a5:plain|0:|16:limits/dimsagent",
 		}},
 		"an own entry over the common one keeps its match; an extra one is per agent": {
 			policy.Call{Agent: "own", Action: "read", Resource: "crm/a"},
-			[]string{"limits/common 13:limits/common6:+agent3:own", "limits/extra 12:limits/extra6:+agent3:own"},
+			[]string{"limits/common a3:own|0:|13:limits/common", "limits/extra a3:own|0:|12:limits/extra"},
 		},
 		"an own entry enforces what is in shadow for others": {
 			policy.Call{Agent: "own", Action: "shade", Resource: "a"},
-			[]string{"limits/extra 12:limits/extra6:+agent3:own", "limits/shaded 13:limits/shaded6:+agent3:own"},
+			[]string{"limits/extra a3:own|0:|12:limits/extra", "limits/shaded a3:own|0:|13:limits/shaded"},
+		},
+		"a repeated call, by its digest": {
+			policy.Call{Agent: "plain", Action: "again", Resource: "a"},
+			[]string{"builtin/default a5:plain|0:|15:builtin/default", "limits/loop a5:plain|5:+call16:" + loopDigest + "|11:limits/loop"},
 		},
 		"agents under one pattern have each their own": {
 			policy.Call{Agent: "team/b", Action: "read", Resource: "crm/a"},
-			[]string{"limits/common 13:limits/common13:+agent+action6:team/b4:read"},
+			[]string{"limits/common a6:team/b|7:+action4:read|13:limits/common"},
 		},
 	}
 	// An own entry of sensitive would have to be per agent.
@@ -153,6 +166,7 @@ func TestLimitSpecs(t *testing.T) {
 		{ID: "limits/dims", Name: "dims", Kind: policy.LimitRate, Count: 3, Burst: 2, Period: time.Hour},
 		{ID: "limits/dimsagent", Name: "dimsagent", Kind: policy.LimitRate, Count: 30, Burst: 30, Period: time.Hour},
 		{ID: "limits/extra", Name: "extra", Kind: policy.LimitConcurrency, Count: 2, Period: 5 * time.Minute},
+		{ID: "limits/loop", Name: "loop", Kind: policy.LimitWindow, Count: 5, Period: time.Minute, PerCall: true},
 		{ID: "limits/sensitive", Name: "sensitive", Kind: policy.LimitQuota, Count: 5, Unit: "day", Location: berlin},
 		{ID: "limits/shaded", Name: "shaded", Kind: policy.LimitRate, Count: 1, Burst: 1, Period: time.Second},
 		{ID: "limits/shaded", Name: "shaded", Kind: policy.LimitRate, Count: 1, Burst: 1, Period: time.Second, Shadow: true},

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -91,7 +92,8 @@ func (n naivePolicy) limits(c *policy.Call, risk policy.Risk) (buckets []naiveBu
 		switch {
 		case result == naiveTrue:
 			buckets = append(buckets, naiveBucket(limit, c))
-			perAgent = perAgent || (!limit.doc.GetShadow() && slices.Contains(limit.doc.GetPer(), "agent"))
+			per := limit.doc.GetPer()
+			perAgent = perAgent || (!limit.doc.GetShadow() && slices.Contains(per, "agent") && !slices.Contains(per, "call"))
 		case result != naiveFalse && !limit.doc.GetShadow():
 			failed[limit.id] = result
 		}
@@ -112,7 +114,7 @@ type naiveBucketOf struct {
 	ID, Kind, Unit, Zone, Down string
 	Count, Burst               int64
 	Period                     time.Duration
-	Cost, Shadow               bool
+	Cost, Shadow, Loop         bool
 	Dimensions                 string
 }
 
@@ -120,6 +122,7 @@ func naiveBucket(limit naiveLimit, c *policy.Call) naiveBucketOf {
 	doc := limit.doc
 	b := naiveBucketOf{
 		ID: limit.id, Down: cmp.Or(doc.GetOnUnavailable(), "deny"), Cost: doc.GetCount() == "cost", Shadow: doc.GetShadow(),
+		Loop:       slices.Contains(doc.GetPer(), "call"),
 		Dimensions: fmt.Sprintf("%q", naiveDimensions(doc.GetPer(), c)),
 	}
 	switch {
@@ -156,10 +159,28 @@ func naiveInt(s string) int64 {
 	return n
 }
 
+// naiveParameters writes parameters so that equal ones read alike: members
+// sorted, and every number as the double it is.
+func naiveParameters(p policy.Parameters) string {
+	if p.State != policy.ParametersComplete {
+		return fmt.Sprint("state ", p.State)
+	}
+	var value any
+	if err := json.Unmarshal(p.Raw, &value); err != nil {
+		panic(err) // it was parsed before
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
 func naiveDimensions(per []string, c *policy.Call) []string {
 	values := map[string][]string{
 		"agent": {c.Agent}, "action": {c.Action}, "resource": {c.Resource}, "subject": {c.Subject},
 		"session_id": {c.SessionID}, "run_id": {c.RunID}, "tool": {c.Tool.Server, c.Tool.Name}, "all": nil,
+		"call": {c.Action, c.Resource, c.Subject, c.Tool.Server, c.Tool.Name, naiveParameters(c.Parameters)},
 	}
 	var out []string
 	for _, dimension := range slices.Sorted(maps.Keys(values)) {

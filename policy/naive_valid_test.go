@@ -148,6 +148,9 @@ func (f *naiveChecker) limit(where string, limit *policyv1.Limit) {
 	if slices.Contains(limit.GetPer(), "all") && len(limit.GetPer()) > 1 {
 		f.faultf(where, "all beside another dimension")
 	}
+	if slices.Contains(limit.GetPer(), "call") && !slices.Contains(limit.GetPer(), "agent") {
+		f.faultf(where, "call without agent")
+	}
 	if naiveChosen(limit) && !limit.GetShadow() && f.doc.GetLimits()["base"] == nil {
 		f.faultf(where, "the caller chooses a dimension, and no limit per agent is beside it")
 	}

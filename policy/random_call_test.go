@@ -17,7 +17,7 @@ import (
 var (
 	randomParameters = []string{
 		`{}`, `{"amount":5}`, `{"amount":500}`, `{"amount":4.5}`, `{"amount":"x"}`, `{"amount":null}`, `{"x":"y"}`, `{"x":"z","amount":1}`,
-		`{"list":[1,"a"]}`, `{"amount":{"amount":500}}`,
+		`{"list":[1,"a"]}`, `{ "amount": 5.0 }`, `{"amount":1,"x":"\u007a"}`, `{"amount":{"amount":500}}`,
 	}
 	randomContexts = []map[string]any{
 		nil,

@@ -136,6 +136,9 @@ func (r *randomReferee) bucketFault(buckets []naiveBucketOf) string {
 	for i, bucket := range buckets {
 		key, name := string(r.set.Charges[i].Key), bucket.ID+bucket.Dimensions
 		r.tally.add(bucket.Kind)
+		if bucket.Loop {
+			r.tally.add("loop")
+		}
 		if known, ok := r.keys[key]; ok && known != name {
 			return fmt.Sprintf("one key %q for the buckets %s and %s", key, known, name)
 		}
@@ -143,8 +146,38 @@ func (r *randomReferee) bucketFault(buckets []naiveBucketOf) string {
 			return fmt.Sprintf("two keys %q and %q for the bucket %s", known, key, name)
 		}
 		r.keys[key], r.buckets[name] = name, key
+		if fault := r.homeFault(&r.set.Charges[i], key); fault != "" {
+			return fault
+		}
 	}
 	return ""
+}
+
+// homeFault tells where a key does not lead back to its limit.
+func (r *randomReferee) homeFault(charge *policy.LimitCharge, key string) string {
+	home, ok := policy.ParseLimitHome(key)
+	if ok != (charge.Slot > 0) {
+		return fmt.Sprintf("the home of %q is read: %v, and its slot has %d bytes", key, ok, charge.Slot)
+	}
+	if !ok {
+		return ""
+	}
+	if home.Home != charge.Home || home.Slot != charge.Slot {
+		return fmt.Sprintf("%q is read as %+v, want home %d and slot %d", key, home, charge.Home, charge.Slot)
+	}
+	if slot := policy.AppendLimitSlot(nil, home.Agent); !strings.HasPrefix(key, string(slot)) || len(slot) != charge.Slot {
+		return fmt.Sprintf("%q does not begin with the slot %q", key, slot)
+	}
+	if rest := policy.AppendLimitRest(nil, charge.Spec.ID, charge.Spec.Shadow); key[charge.Home:] != string(rest) {
+		return fmt.Sprintf("%q does not end in %q", key, rest)
+	}
+	for _, other := range r.engine.LimitsIn(home, key) {
+		if other.Spec == charge.Spec && string(other.Key) == key && other.Home == charge.Home && other.Slot == charge.Slot {
+			r.tally.add("home")
+			return ""
+		}
+	}
+	return fmt.Sprintf("%q is of no limit in its home", key)
 }
 
 // explainFault tells where Explain's first failing check is not the decision.
@@ -188,7 +221,7 @@ func randomVerdict(v *policy.Verdict) naiveVerdict {
 
 func randomBucket(spec *policy.LimitSpec) naiveBucketOf {
 	b := naiveBucketOf{
-		ID: spec.ID, Count: spec.Count, Unit: spec.Unit, Period: spec.Period, Cost: spec.CountCost, Shadow: spec.Shadow,
+		ID: spec.ID, Count: spec.Count, Unit: spec.Unit, Period: spec.Period, Cost: spec.CountCost, Shadow: spec.Shadow, Loop: spec.PerCall,
 		Kind: map[policy.LimitKind]string{
 			policy.LimitRate: "rate", policy.LimitWindow: "window", policy.LimitQuota: "quota", policy.LimitConcurrency: "concurrency",
 		}[spec.Kind],

@@ -168,6 +168,9 @@ func (g *randomGenerator) limit(common bool) *policyv1.Limit {
 			l.Per = []string{"agent", "resource"}
 		}
 	}
+	if g.fault("call") {
+		l.Per = []string{"call", "resource"}
+	}
 	if g.chance(40) {
 		l.Match = g.match()
 	}

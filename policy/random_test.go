@@ -89,6 +89,8 @@ var (
 		{"run_id"},
 		{"action", "resource"},
 		{"session_id", "run_id"},
+		{"agent", "call"},
+		{"call", "session_id", "agent"},
 	}
 	randomConditions = []string{
 		"true", "false", `agent.startsWith("bot")`, `agent == "bot/a"`, `parameters.amount > 100`, `parameters.amount > 4.5`,
@@ -166,7 +168,7 @@ type randomGenerator struct {
 }
 
 // randomFaults are what may be wrong with a policy, one at a time.
-var randomFaults = []string{"name", "pattern", "condition", "risk reason", "per", "kinds", "bind", "agent pattern", "chosen"}
+var randomFaults = []string{"name", "pattern", "condition", "risk reason", "per", "kinds", "bind", "agent pattern", "chosen", "call"}
 
 // fault is true at most once, at a place that the dice choose.
 func (g *randomGenerator) fault(what string) bool {

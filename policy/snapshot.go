@@ -121,6 +121,12 @@ func (s *Snapshot) Counts() Counts {
 	}
 }
 
+// HasAgent tells whether an id falls under a key of agents.
+func (s *Snapshot) HasAgent(id string) bool {
+	var w walk
+	return s.findAgent(id, &w) != nil
+}
+
 // LimitSpecs are all limits of the snapshot, by Index: the common ones, those
 // of agents, and builtin/default. The caller must not change them.
 func (s *Snapshot) LimitSpecs() []*LimitSpec { return s.specs }

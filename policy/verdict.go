@@ -122,6 +122,8 @@ type LimitSpec struct {
 	Location *time.Location
 	// CountCost says that the request's cost is counted, not calls.
 	CountCost bool
+	// PerCall says that it counts repetitions of one and the same call.
+	PerCall bool
 	// OnUnavailable is what happens when it cannot be asked.
 	OnUnavailable Unavailable
 	// Shadow limits count in a counter of their own and never bound.
@@ -131,9 +133,14 @@ type LimitSpec struct {
 // LimitCharge is one limit that matches a call, and the bucket it falls into.
 type LimitCharge struct {
 	Spec *LimitSpec
-	// Key names the bucket: spec and dimensions, length-prefixed. It points
-	// into a buffer of LimitSet and is valid until that is reused.
+	// Key names the bucket: who it belongs to, the other dimensions and the
+	// limit, length-prefixed. It points into a buffer of LimitSet and is valid
+	// until that is reused. ParseLimitHome reads its beginning.
 	Key []byte
+	// Home is how many of its first bytes the keys of all limits over the same
+	// dimensions share, and Slot how many those of everything of the agent; Slot
+	// is 0 for a limit whose per lacks agent.
+	Home, Slot int
 }
 
 // LimitSet is the result of Snapshot.Limits. The zero value is ready for use;

@@ -30,7 +30,6 @@ import (
 
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/obs"
-	"github.com/kelpie-authz/kelpie/limiter"
 	"github.com/kelpie-authz/kelpie/pdp"
 	"github.com/kelpie-authz/kelpie/server"
 )
@@ -65,7 +64,7 @@ type App struct {
 	reg  *prometheus.Registry
 
 	policy   *policyStore
-	limiter  limiter.Limiter
+	limits   limits
 	decision *obs.Writer
 	decider  *pdp.Service
 	tls      *server.TLSKeeper
@@ -138,6 +137,9 @@ func (a *App) Readiness() server.Readiness {
 		// Every call is denied then, so a load balancer should look elsewhere.
 		r.Ready = false
 		r.Faults = append(r.Faults, "the decision log cannot be written, so no call is allowed: "+err.Error())
+	}
+	if fault := a.limits.fault(); fault != "" {
+		r.Faults = append(r.Faults, fault)
 	}
 	if fault := a.tlsFault.Load(); fault != nil {
 		r.Faults = append(r.Faults, *fault)

@@ -21,7 +21,6 @@ import (
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/obs"
-	"github.com/kelpie-authz/kelpie/limiter"
 	"github.com/kelpie-authz/kelpie/pdp"
 	"github.com/kelpie-authz/kelpie/server"
 	"github.com/kelpie-authz/kelpie/server/adminapi"
@@ -32,7 +31,7 @@ import (
 // build makes the parts in the order in which they need each other.
 func (a *App) build(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.buildPolicy, a.buildDecider, a.buildTLS, a.buildListeners, a.buildServers,
+		a.buildPolicy, a.buildLimits, a.buildDecider, a.buildTLS, a.buildListeners, a.buildServers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -78,12 +77,9 @@ func (a *App) buildDecider(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make the decision log: %w", err)
 	}
-	a.limiter, err = limiter.NewMemory(limiter.MemoryConfig{MaxKeys: a.cfg.MaxLimitKeys, Clock: a.deps.Now})
-	if err != nil {
-		return fmt.Errorf("make the limiter: %w", err)
-	}
 	a.decider, err = pdp.New(pdp.Config{
-		Policy: a.policy, Limiter: a.limiter, Recorder: recorder, Now: a.deps.Now, Local: localAddress,
+		Policy: a.policy, Limiter: a.limits.limiter, Fallback: a.limits.fallback, Replicas: a.limits.replicas, Ledger: a.limits.ledger,
+		Recorder: recorder, Now: a.deps.Now, Local: localAddress,
 		Panicked: func(id string, _ any, stack []byte) {
 			panics.Inc()
 			a.log.Error("panic in a decision", slog.String("decision_id", id), slog.String("stack", string(stack)))
@@ -204,7 +200,7 @@ func (a *App) buildServers(context.Context) error {
 	}
 	authzv1.RegisterAuthorizationServiceServer(a.data, api)
 	authv3.RegisterAuthorizationServer(a.data, door)
-	adminv1.RegisterAdminServiceServer(a.admin, adminapi.New(a.policy.Status))
+	adminv1.RegisterAdminServiceServer(a.admin, adminapi.New(a.policy.Status, a.decider))
 	a.health = server.NewHTTP(server.HealthHandler(a.reg, a.Readiness))
 	a.health.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
 	return nil
@@ -234,8 +230,6 @@ func (a *App) close(ctx context.Context) error {
 	if a.decision != nil {
 		errs = append(errs, a.decision.Close(ctx))
 	}
-	if a.limiter != nil {
-		errs = append(errs, a.limiter.Close())
-	}
+	errs = append(errs, a.limits.close())
 	return errors.Join(errs...)
 }

@@ -51,7 +51,7 @@ func (a *App) Run(ctx context.Context) error {
 	stopWatching()
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	return errors.Join(err, a.decision.Close(flushCtx), a.limiter.Close())
+	return errors.Join(err, a.decision.Close(flushCtx), a.limits.close())
 }
 
 // healthEvery is how soon gRPC health follows the decision log.

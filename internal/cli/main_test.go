@@ -84,7 +84,7 @@ func golden(t *testing.T, name string, args []string, o outcome) {
 }
 
 // started is a `kelpie serve` that runs until the test ends.
-type started struct{ grpc, admin, health string }
+type started struct{ grpc, admin, health, state string }
 
 // serveRevops starts a server over unix sockets, so that no port is needed.
 func serveRevops(t *testing.T, more ...string) started {
@@ -93,10 +93,10 @@ func serveRevops(t *testing.T, more ...string) started {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := started{"unix://" + dir + "/g", "unix://" + dir + "/a", "unix://" + dir + "/h"}
+	s := started{"unix://" + dir + "/g", "unix://" + dir + "/a", "unix://" + dir + "/h", dir + "/state"}
 	args := append([]string{
 		"serve", "--policy", revops, "--grpc-addr", s.grpc, "--admin-addr", s.admin, "--health-addr", s.health,
-		"--state", dir + "/state",
+		"--state", s.state,
 	}, more...)
 	ctx, cancel := context.WithCancel(context.Background())
 	log := &watcher{want: `"msg":"serving"`, seen: make(chan struct{})}

@@ -42,6 +42,19 @@ type remote struct {
 }
 
 func newRemote(env *Env, f *serverFlags, addr string) (*remote, error) {
+	opts, err := f.options(env)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(addr, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("--server %s: %w", addr, err)
+	}
+	return &remote{client: c, addr: addr}, nil
+}
+
+// options are those of a connection to the server.
+func (f *serverFlags) options(env *Env) ([]client.Option, error) {
 	opts := []client.Option{client.WithTimeout(f.timeout)}
 	ca, cert, key := env.or(f.ca, "KELPIE_TLS_CA"), env.or(f.cert, "KELPIE_TLS_CERT"), env.or(f.key, "KELPIE_TLS_KEY")
 	secure := ca != "" || cert != "" || key != ""
@@ -57,11 +70,7 @@ func newRemote(env *Env, f *serverFlags, addr string) (*remote, error) {
 		}
 		opts = append(opts, client.WithTLS(config))
 	}
-	c, err := client.New(addr, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("--server %s: %w", addr, err)
-	}
-	return &remote{client: c, addr: addr}, nil
+	return opts, nil
 }
 
 // or returns the flag's value, or else the environment variable's.

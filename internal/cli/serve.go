@@ -80,9 +80,15 @@ func kindOf(key config.Key) string {
 		return "address"
 	case key.Name == "policy" || key.Name == "state":
 		return "directory"
-	case strings.HasPrefix(key.Name, "tls_") || key.Name == "client_ca":
+	case key.Name == "redis":
+		return "url"
+	case key.Name == "redis_prefix":
+		return "text"
+	case key.Name == "redis_coalescing" || key.Name == "redis_deny_cache":
+		return "switch"
+	case strings.HasPrefix(key.Name, "tls_") || key.Name == "client_ca" || strings.HasPrefix(key.Name, "redis_") && key.Name != "redis_timeout":
 		return "file"
-	case strings.HasPrefix(key.Name, "drain_"):
+	case strings.HasPrefix(key.Name, "drain_") || key.Name == "redis_timeout":
 		return "duration"
 	case key.Name == "log_level":
 		return "level"

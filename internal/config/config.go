@@ -38,6 +38,8 @@ const (
 	DefaultMaxLimitKeys = 1_000_000
 	DefaultDrainTimeout = 15 * time.Second
 	DefaultGCPercent    = 400
+	DefaultRedisPrefix  = "kelpie"
+	DefaultRedisTimeout = 100 * time.Millisecond
 )
 
 // Config is the server's configuration with every default filled in. It is a
@@ -69,7 +71,50 @@ type Config struct {
 	DrainTimeout time.Duration
 	// GCPercent is the garbage collector's target, as GOGC.
 	GCPercent int
+	// Redis says where limits are shared by replicas.
+	Redis Redis
 }
+
+// Redis is how the shared limits are reached. The zero value is that there are
+// none.
+type Redis struct {
+	// URL is empty if limits are kept in this process.
+	URL string
+	// PasswordFile and SentinelPasswordFile hold passwords; Password and
+	// SentinelPassword come from the environment alone. One of each pair is empty.
+	PasswordFile         string
+	SentinelPasswordFile string
+	Password             Secret
+	SentinelPassword     Secret
+	// CA, Cert and Key are PEM files; empty: the system's authorities, no
+	// certificate.
+	CA, Cert, Key string
+	Prefix        string
+	Timeout       time.Duration
+	// NoCoalescing and NoDenyCache switch off what saves exchanges.
+	NoCoalescing bool
+	NoDenyCache  bool
+}
+
+// Secret is a text that is not printed.
+type Secret string
+
+// String hides the secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "(hidden)"
+}
+
+// GoString hides the secret.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue hides the secret.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText hides the secret.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Default returns the configuration of a server that was told nothing. Its
 // Policy is empty, which Validate refuses.
@@ -107,7 +152,42 @@ func (c *Config) Validate() error {
 		}
 	}
 	faults = append(faults, c.checkNumbers()...)
+	faults = append(faults, c.checkRedis()...)
 	return errors.Join(faults...)
+}
+
+// checkRedis checks what can be seen without asking Redis. The URL is read by
+// whoever connects.
+func (c *Config) checkRedis() []error {
+	var faults []error
+	r := &c.Redis
+	if r.URL == "" {
+		for _, k := range []struct{ key, value string }{
+			{"redis_password_file", r.PasswordFile},
+			{"redis_sentinel_password_file", r.SentinelPasswordFile},
+			{"redis_ca", r.CA},
+			{"redis_cert", r.Cert},
+			{"redis_key", r.Key},
+		} {
+			if k.value != "" {
+				faults = append(faults, fmt.Errorf("%s: is set, but redis is not; name where Redis is, or leave it out", k.key))
+			}
+		}
+		return faults
+	}
+	if (r.Cert == "") != (r.Key == "") {
+		faults = append(faults, errors.New("redis_cert, redis_key: one is set without the other; set both or none"))
+	}
+	if secure := strings.HasPrefix(r.URL, "rediss"); !secure && (r.CA != "" || r.Cert != "") {
+		faults = append(faults, errors.New("redis_ca, redis_cert: TLS is off; write rediss:// (or rediss-sentinel://, rediss-cluster://) in redis"))
+	}
+	if r.PasswordFile != "" && r.Password != "" {
+		faults = append(faults, errors.New("redis_password_file: KELPIE_REDIS_PASSWORD is set too; keep one"))
+	}
+	if r.SentinelPasswordFile != "" && r.SentinelPassword != "" {
+		faults = append(faults, errors.New("redis_sentinel_password_file: KELPIE_REDIS_SENTINEL_PASSWORD is set too; keep one"))
+	}
+	return faults
 }
 
 func (c *Config) checkNumbers() []error {
@@ -185,6 +265,15 @@ func fromProto(m *configv1.Config) *Config {
 		DrainDelay:   m.GetDrainDelay().AsDuration(),
 		DrainTimeout: or(m.GetDrainTimeout().AsDuration(), DefaultDrainTimeout),
 		GCPercent:    or(int(m.GetGcPercent()), DefaultGCPercent),
+		Redis: Redis{
+			URL:          m.GetRedis(),
+			PasswordFile: m.GetRedisPasswordFile(), SentinelPasswordFile: m.GetRedisSentinelPasswordFile(),
+			CA: m.GetRedisCa(), Cert: m.GetRedisCert(), Key: m.GetRedisKey(),
+			Prefix:       or(m.GetRedisPrefix(), DefaultRedisPrefix),
+			Timeout:      or(m.GetRedisTimeout().AsDuration(), DefaultRedisTimeout),
+			NoCoalescing: m.GetRedisCoalescing() == "off",
+			NoDenyCache:  m.GetRedisDenyCache() == "off",
+		},
 	}
 }
 

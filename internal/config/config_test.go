@@ -41,6 +41,7 @@ func TestLoadDefaults(t *testing.T) {
 		Policy: "p", GRPCAddr: "127.0.0.1:7070", AdminAddr: "127.0.0.1:7072", HealthAddr: "127.0.0.1:7073",
 		State: ".kelpie", LogLevel: slog.LevelInfo, MaxInFlight: 4096, MaxLimitKeys: 1_000_000,
 		DrainTimeout: 15 * time.Second, GCPercent: 400,
+		Redis: config.Redis{Prefix: "kelpie", Timeout: 100 * time.Millisecond},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -192,10 +193,20 @@ func TestKeysCoverTheSchema(t *testing.T) {
 			sample = "debug"
 		case strings.HasSuffix(key.Name, "_addr"):
 			sample = "127.0.0.1:9"
+		case key.Name == "redis_coalescing" || key.Name == "redis_deny_cache":
+			sample = "off"
+		case key.Name == "redis_timeout":
+			sample = "1s"
 		case !ok:
 			sample = "text"
 		}
 		flags := map[string]string{"policy": "p", "tls_cert": "c", "tls_key": "k"}
+		if strings.HasPrefix(key.Name, "redis_") {
+			flags["redis"] = "rediss://127.0.0.1"
+		}
+		if key.Name == "redis_cert" || key.Name == "redis_key" {
+			flags["redis_cert"], flags["redis_key"] = "c", "k"
+		}
 		base, err := config.Load(config.Sources{Flags: flags})
 		if err != nil {
 			t.Fatal(err)

@@ -83,21 +83,31 @@ func Keys() []Key {
 //
 //nolint:gochecknoglobals // A constant table; Go has no constant maps.
 var usages = map[string]struct{ fallback, usage string }{
-	"policy":         {"", "directory of the policy documents (needed)"},
-	"grpc_addr":      {DefaultGRPCAddr, "where gateways ask over gRPC: host:port or unix:///path"},
-	"admin_addr":     {DefaultAdminAddr, "where administrators ask over gRPC: host:port or unix:///path"},
-	"health_addr":    {DefaultHealthAddr, "where probes and Prometheus ask over plain HTTP"},
-	"state":          {DefaultState, "directory of the server's own files (admin.token)"},
-	"tls_cert":       {"", "PEM file of the server's certificate chain; read again when it changes"},
-	"tls_key":        {"", "PEM file of the certificate's private key; read again when it changes"},
-	"client_ca":      {"", "PEM file of the authorities of client certificates; turns mTLS on"},
-	"insecure":       {"", "listen off loopback without TLS and trust every caller; for tests and closed networks only"},
-	"log_level":      {"info", "debug, info, warn or error; decisions are always recorded"},
-	"max_in_flight":  {strconv.Itoa(DefaultMaxInFlight), "calls worked on at once; those beyond are shed"},
-	"max_limit_keys": {strconv.Itoa(DefaultMaxLimitKeys), "buckets that the in-process limiter may hold"},
-	"drain_delay":    {"0s", "how long to serve on after NOT_SERVING was reported"},
-	"drain_timeout":  {DefaultDrainTimeout.String(), "how long calls under way may take to finish at shutdown"},
-	"gc_percent":     {strconv.Itoa(DefaultGCPercent), "the garbage collector's target percentage, unless GOGC is set"},
+	"policy":                       {"", "directory of the policy documents (needed)"},
+	"grpc_addr":                    {DefaultGRPCAddr, "where gateways ask over gRPC: host:port or unix:///path"},
+	"admin_addr":                   {DefaultAdminAddr, "where administrators ask over gRPC: host:port or unix:///path"},
+	"health_addr":                  {DefaultHealthAddr, "where probes and Prometheus ask over plain HTTP"},
+	"state":                        {DefaultState, "directory of the server's own files (admin.token)"},
+	"tls_cert":                     {"", "PEM file of the server's certificate chain; read again when it changes"},
+	"tls_key":                      {"", "PEM file of the certificate's private key; read again when it changes"},
+	"client_ca":                    {"", "PEM file of the authorities of client certificates; turns mTLS on"},
+	"insecure":                     {"", "listen off loopback without TLS and trust every caller; for tests and closed networks only"},
+	"log_level":                    {"info", "debug, info, warn or error; decisions are always recorded"},
+	"max_in_flight":                {strconv.Itoa(DefaultMaxInFlight), "calls worked on at once; those beyond are shed"},
+	"max_limit_keys":               {strconv.Itoa(DefaultMaxLimitKeys), "buckets that the in-process limiter may hold"},
+	"drain_delay":                  {"0s", "how long to serve on after NOT_SERVING was reported"},
+	"drain_timeout":                {DefaultDrainTimeout.String(), "how long calls under way may take to finish at shutdown"},
+	"redis":                        {"", "where replicas share limits: redis://HOST:PORT; docs/limits.md has the other forms"},
+	"redis_password_file":          {"", "file with the password of Redis; KELPIE_REDIS_PASSWORD holds the password itself"},
+	"redis_sentinel_password_file": {"", "file with the password of the sentinels; KELPIE_REDIS_SENTINEL_PASSWORD holds the password itself"},
+	"redis_ca":                     {"", "PEM file of the authorities of Redis's certificate"},
+	"redis_cert":                   {"", "PEM file of the certificate that is shown to Redis"},
+	"redis_key":                    {"", "PEM file of that certificate's private key"},
+	"redis_prefix":                 {DefaultRedisPrefix, "what every key in Redis begins with"},
+	"redis_timeout":                {DefaultRedisTimeout.String(), "how long one exchange with Redis may take"},
+	"redis_coalescing":             {"on", "on or off: calls that come at the same time go to Redis together"},
+	"redis_deny_cache":             {"on", "on or off: a call that was just denied is denied from memory for up to a second"},
+	"gc_percent":                   {strconv.Itoa(DefaultGCPercent), "the garbage collector's target percentage, unless GOGC is set"},
 }
 
 // Load reads the sources, lays them over each other, fills in the defaults and
@@ -127,6 +137,14 @@ func Load(src Sources) (*Config, error) {
 		return nil, errors.Join(faults...)
 	}
 	cfg := fromProto(msg)
+	// Passwords are neither flags, which other users of the machine see, nor
+	// keys of the file, which is copied around.
+	if secret, ok := lookup(EnvPrefix + "REDIS_PASSWORD"); ok {
+		cfg.Redis.Password = Secret(secret)
+	}
+	if secret, ok := lookup(EnvPrefix + "REDIS_SENTINEL_PASSWORD"); ok {
+		cfg.Redis.SentinelPassword = Secret(secret)
+	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

@@ -68,6 +68,7 @@ func TestLineHandlerAgreesWithSlog(t *testing.T) {
 		}
 		r.Matched = rapid.SliceOf(text).Draw(t, "matched")
 		r.DryRun = rapid.Bool().Draw(t, "dry run")
+		r.Outage = rapid.SampledFrom(append(pdp.Outages(), pdp.OutageNone, 99)).Draw(t, "outage")
 		var fast, slow bytes.Buffer
 		rec, _ := newRecorder(t, obs.NewLineHandler(&fast))
 		ref, _ := newRecorder(t, slog.NewJSONHandler(&slow, nil))
@@ -104,6 +105,10 @@ func TestRecorderCounts(t *testing.T) {
 		func(*pdp.Record) {}, func(*pdp.Record) {},
 		func(r *pdp.Record) { r.Verdict, r.Reason = pdp.Deny, pdp.ReasonRateLimited },
 		func(r *pdp.Record) { r.DryRun = true },
+		func(r *pdp.Record) {
+			r.Verdict, r.Reason, r.Outage = pdp.Deny, pdp.ReasonDependencyUnavailable, pdp.OutageDenied
+		},
+		func(r *pdp.Record) { r.DryRun, r.Outage = true, pdp.OutageAlone },
 	} {
 		r := record()
 		change(r)
@@ -113,7 +118,8 @@ func TestRecorderCounts(t *testing.T) {
 	}
 	series := gather(t, reg)
 	want := map[string]float64{
-		"kelpie_decisions_total ALLOW ok": 2, "kelpie_decisions_total DENY rate_limited": 1, "kelpie_dry_runs_total": 1,
+		"kelpie_decisions_total ALLOW ok": 2, "kelpie_decisions_total DENY rate_limited": 1, "kelpie_dry_runs_total": 2,
+		"kelpie_decisions_total DENY dependency_unavailable": 1, "kelpie_limits_outage_total denied": 1, "kelpie_limits_outage_total alone": 1,
 	}
 	all := 0
 	for name, v := range series {
@@ -153,6 +159,55 @@ func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 		}
 	}
 	return out
+}
+
+// What was done to charges later is a line of its own kind, and counted apart.
+func TestRecorderTellsChanges(t *testing.T) {
+	t.Parallel()
+	var fast, slow bytes.Buffer
+	rec, reg := newRecorder(t, obs.NewLineHandler(&fast))
+	ref, _ := newRecorder(t, slog.NewJSONHandler(&slow, nil))
+	at := time.Date(2026, 11, 22, 1, 2, 3, 4, time.UTC)
+	for _, r := range []*pdp.Record{
+		{Time: at, DecisionID: "d", Gateway: "g", Agent: "a", Latency: time.Millisecond, Change: &pdp.Change{
+			Kind: pdp.ChangeSettled, Actual: 2.5, Limits: []pdp.LimitChange{{Name: "x", GivenBack: 0.5}, {Name: "y", Charged: 7}},
+		}},
+		{Time: at, DecisionID: "d", Gateway: "g", Agent: "a", Change: &pdp.Change{
+			Kind: pdp.ChangeReleased, Limits: []pdp.LimitChange{{Name: "x", GivenBack: 1}}, Failed: true,
+		}},
+		{Time: at, Agent: "a", Change: &pdp.Change{Kind: pdp.ChangeReset, As: "ann", Buckets: 3}},
+	} {
+		if err := errors.Join(rec.Record(t.Context(), r), ref.Record(t.Context(), r)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const want = `{"time":"2026-11-22T01:02:03.000000004Z","level":"INFO","msg":"limits settle","agent":"a","decision_id":"d","gateway":"g","actual":2.5,"limits":[{"name":"x","given_back":0.5},{"name":"y","charged":7}],"latency_us":1000}
+{"time":"2026-11-22T01:02:03.000000004Z","level":"INFO","msg":"limits release","agent":"a","decision_id":"d","gateway":"g","limits":[{"name":"x","given_back":1}],"latency_us":0,"failed":true}
+{"time":"2026-11-22T01:02:03.000000004Z","level":"INFO","msg":"limits reset","agent":"a","as":"ann","buckets":3,"limits":[],"latency_us":0}
+`
+	if diff := cmp.Diff(want, fast.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(slow.String(), fast.String()); diff != "" {
+		t.Errorf("(-slog +line):\n%s", diff)
+	}
+	for name, n := range gather(t, reg) {
+		want := map[string]float64{
+			"kelpie_limit_changes_total settle done": 1, "kelpie_limit_changes_total release failed": 1, "kelpie_limit_changes_total reset done": 1,
+		}[name]
+		if n != want {
+			t.Errorf("%s is %v, want %v", name, n, want)
+		}
+	}
+}
+
+func TestRecorderReportsALostChange(t *testing.T) {
+	t.Parallel()
+	rec, reg := newRecorder(t, obs.NewLineHandler(writerFunc(func([]byte) (int, error) { return 0, errDisk })))
+	err := rec.Record(t.Context(), &pdp.Record{Change: &pdp.Change{Kind: pdp.ChangeReleased}})
+	if lost := gather(t, reg)["kelpie_decision_log_lost_total"]; !errors.Is(err, errDisk) || lost != 1 {
+		t.Errorf("%v, counted %v", err, lost)
+	}
 }
 
 var errDisk = errors.New("disk full")

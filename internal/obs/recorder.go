@@ -30,6 +30,8 @@ type Recorder struct {
 	seconds prometheus.Histogram
 	dryRuns prometheus.Counter
 	lost    prometheus.Counter
+	outages map[pdp.Outage]prometheus.Counter
+	changes changeCounters
 }
 
 const verdicts = int(pdp.RequireApproval) + 1
@@ -56,6 +58,14 @@ func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, er
 			Name: "kelpie_decision_log_lost_total", Help: "Decisions that were refused by the log; no ALLOW left for them.",
 		}),
 	}
+	outages := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kelpie_limits_outage_total",
+		Help: "Calls whose limits could not be asked, by what came of it: denied, alone (judged by this replica alone), left_out.",
+	}, []string{"outcome"})
+	r.outages = make(map[pdp.Outage]prometheus.Counter)
+	for _, outage := range pdp.Outages() {
+		r.outages[outage] = outages.WithLabelValues(outage.String())
+	}
 	for _, reason := range pdp.AllReasons() {
 		var row [verdicts]prometheus.Counter
 		for v := range row {
@@ -63,7 +73,9 @@ func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, er
 		}
 		r.counts[reason] = &row
 	}
-	for _, c := range []prometheus.Collector{total, r.seconds, r.dryRuns, r.lost} {
+	changes, counters := newChangeCounters()
+	r.changes = counters
+	for _, c := range []prometheus.Collector{total, outages, changes, r.seconds, r.dryRuns, r.lost} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register decision metrics: %w", err)
 		}
@@ -73,6 +85,9 @@ func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, er
 
 // Record implements pdp.Recorder.
 func (r *Recorder) Record(ctx context.Context, rec *pdp.Record) error {
+	if rec.Change != nil {
+		return r.recordChange(ctx, rec)
+	}
 	line := slog.NewRecord(rec.Time, slog.LevelInfo, "decision", 0)
 	line.AddAttrs(slog.Attr{Value: slog.AnyValue((*decision)(rec))})
 	err := r.log.Handle(ctx, line)
@@ -88,6 +103,9 @@ func (r *Recorder) Record(ctx context.Context, rec *pdp.Record) error {
 // recorded leaves as DENY audit_unavailable.
 func (r *Recorder) count(rec *pdp.Record, failed error) {
 	r.seconds.Observe(rec.Latency.Seconds())
+	if rec.Outage != pdp.OutageNone {
+		r.countOutage(rec.Outage)
+	}
 	if rec.DryRun {
 		r.dryRuns.Inc()
 		return
@@ -101,6 +119,12 @@ func (r *Recorder) count(rec *pdp.Record, failed error) {
 	}
 }
 
+func (r *Recorder) countOutage(outage pdp.Outage) {
+	if counter := r.outages[outage]; counter != nil {
+		counter.Inc()
+	}
+}
+
 // decision writes a pdp.Record as the fields of one line. Parameters are there
 // by digest only, context and credentials not at all.
 type decision pdp.Record
@@ -111,7 +135,7 @@ func (d *decision) LogValue() slog.Value {
 	if matched == nil {
 		matched = []string{}
 	}
-	attrs := make([]slog.Attr, 0, 28)
+	attrs := make([]slog.Attr, 0, 29)
 	for _, f := range d.required() {
 		attrs = append(attrs, slog.String(f.name, f.text))
 	}
@@ -158,6 +182,7 @@ func (d *decision) appendFields(line []byte) []byte {
 	line = appendOptional(line, `,"parameters_digest":`, d.ParametersDigest)
 	line = appendOptional(line, `,"approval_id":`, d.ApprovalID)
 	line = appendOptional(line, `,"approval_digest":`, d.ApprovalDigest)
+	line = appendOptional(line, `,"limits_outage":`, d.Outage.String())
 	if d.DryRun {
 		line = append(line, `,"dry_run":true`...)
 	}
@@ -193,7 +218,7 @@ func (d *decision) required() [9]field {
 }
 
 // optional are in a line where they have a value.
-func (d *decision) optional() [15]field {
+func (d *decision) optional() [16]field {
 	return [...]field{
 		{"claimed_agent", d.ClaimedAgent},
 		{"source_ip", d.SourceIP},
@@ -210,5 +235,6 @@ func (d *decision) optional() [15]field {
 		{"parameters_digest", d.ParametersDigest},
 		{"approval_id", d.ApprovalID},
 		{"approval_digest", d.ApprovalDigest},
+		{"limits_outage", d.Outage.String()},
 	}
 }

@@ -1,7 +1,8 @@
 // Package adminapi is the admin door: it tells administrators how the server
-// stands. It is served on the admin listener only, and never decides.
+// stands, and lets them set it right. It is served on the admin listener only,
+// and never decides.
 //
-//	adminv1.RegisterAdminServiceServer(srv, adminapi.New(store.Status))
+//	adminv1.RegisterAdminServiceServer(srv, adminapi.New(store.Status, decider))
 package adminapi
 
 import (
@@ -36,10 +37,12 @@ type API struct {
 	adminv1.UnimplementedAdminServiceServer
 
 	policy func() PolicyStatus
+	limits Limits
 }
 
-// New returns an API; policy is asked for each call.
-func New(policy func() PolicyStatus) *API { return &API{policy: policy} }
+// New returns an API; policy is asked for each call. Nil limits: those RPCs are
+// UNIMPLEMENTED.
+func New(policy func() PolicyStatus, limits Limits) *API { return &API{policy: policy, limits: limits} }
 
 // PolicyStatus tells which policy is in force and how the last reload went.
 func (a *API) PolicyStatus(context.Context, *adminv1.PolicyStatusRequest) (*adminv1.PolicyStatusResponse, error) {

@@ -37,6 +37,8 @@ func Counted() []string {
 		authzv1.AuthorizationService_Authorize_FullMethodName,
 		authzv1.AuthorizationService_BatchAuthorize_FullMethodName,
 		authzv1.AuthorizationService_Explain_FullMethodName,
+		authzv1.AuthorizationService_Settle_FullMethodName,
+		authzv1.AuthorizationService_Release_FullMethodName,
 	}
 }
 
@@ -45,6 +47,8 @@ type Decider interface {
 	Authorize(ctx context.Context, req *pdp.Request, dec *pdp.Decision) error
 	Batch(ctx context.Context, reqs []pdp.Request, semantic pdp.Semantic, decs []pdp.Decision) ([]pdp.Decision, error)
 	Explain(ctx context.Context, req *pdp.Request, ex *pdp.Explanation) error
+	Settle(ctx context.Context, gateway, decisionID string, actual float64) (pdp.Settlement, error)
+	Release(ctx context.Context, gateway, decisionID string) (pdp.Settlement, error)
 }
 
 // Config is what an API is made of.

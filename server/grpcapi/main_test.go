@@ -2,6 +2,7 @@ package grpcapi_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -19,6 +20,9 @@ type recorder struct {
 	answer   pdp.Decision
 	explain  pdp.Explanation
 	err      error
+	// settled is what Settle and Release were asked, as they write it.
+	settled    []string
+	settlement pdp.Settlement
 }
 
 func (r *recorder) Authorize(_ context.Context, req *pdp.Request, dec *pdp.Decision) error {
@@ -41,6 +45,16 @@ func (r *recorder) Explain(_ context.Context, req *pdp.Request, ex *pdp.Explanat
 	r.asked = append(r.asked, *req)
 	*ex = r.explain
 	return r.err
+}
+
+func (r *recorder) Settle(_ context.Context, gateway, decisionID string, actual float64) (pdp.Settlement, error) {
+	r.settled = append(r.settled, fmt.Sprintf("settle %s of %s to %v", decisionID, gateway, actual))
+	return r.settlement, r.err
+}
+
+func (r *recorder) Release(_ context.Context, gateway, decisionID string) (pdp.Settlement, error) {
+	r.settled = append(r.settled, fmt.Sprintf("release %s of %s", decisionID, gateway))
+	return r.settlement, r.err
 }
 
 func newAPI(t *testing.T, d grpcapi.Decider) *grpcapi.API {

@@ -9,8 +9,10 @@
 package adminv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -225,11 +227,370 @@ func (x *PolicyCounts) GetLimits() uint32 {
 	return 0
 }
 
+// ShowLimitsRequest asks how an agent's limits stand.
+type ShowLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent's id. Needed.
+	Agent         string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowLimitsRequest) Reset() {
+	*x = ShowLimitsRequest{}
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowLimitsRequest) ProtoMessage() {}
+
+func (x *ShowLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowLimitsRequest.ProtoReflect.Descriptor instead.
+func (*ShowLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_kelpie_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ShowLimitsRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+// ShowLimitsResponse tells how an agent's limits stand. A limit that is full,
+// and one that counts for several agents together, is not among them.
+type ShowLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent's buckets, by limit and then by what else names them.
+	Limits []*AgentLimit `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
+	// How many more buckets there are that cannot be listed: the store keeps long
+	// names by their digest only, and no more than 1,000 are looked at.
+	More          uint32 `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowLimitsResponse) Reset() {
+	*x = ShowLimitsResponse{}
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowLimitsResponse) ProtoMessage() {}
+
+func (x *ShowLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowLimitsResponse.ProtoReflect.Descriptor instead.
+func (*ShowLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_kelpie_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ShowLimitsResponse) GetLimits() []*AgentLimit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ShowLimitsResponse) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+// AgentLimit is how one bucket of one agent stands.
+type AgentLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The limit's name in the policy.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What names the bucket besides the agent; empty for a limit of the agent alone.
+	Dimensions []*LimitDimension `protobuf:"bytes,2,rep,name=dimensions,proto3" json:"dimensions,omitempty"`
+	// What it gives at most: burst, window, quota or slots.
+	Limit int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// What is left now, rounded down.
+	Remaining int64 `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// When it is full again, or its oldest part is, from now on.
+	Reset_ *durationpb.Duration `protobuf:"bytes,5,opt,name=reset,proto3" json:"reset,omitempty"`
+	// True: it is in shadow, counted and never enforced.
+	Shadow        bool `protobuf:"varint,6,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentLimit) Reset() {
+	*x = AgentLimit{}
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentLimit) ProtoMessage() {}
+
+func (x *AgentLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentLimit.ProtoReflect.Descriptor instead.
+func (*AgentLimit) Descriptor() ([]byte, []int) {
+	return file_kelpie_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AgentLimit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentLimit) GetDimensions() []*LimitDimension {
+	if x != nil {
+		return x.Dimensions
+	}
+	return nil
+}
+
+func (x *AgentLimit) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *AgentLimit) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *AgentLimit) GetReset_() *durationpb.Duration {
+	if x != nil {
+		return x.Reset_
+	}
+	return nil
+}
+
+func (x *AgentLimit) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+// LimitDimension is one thing that a limit counts apart.
+type LimitDimension struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in the policy's `per`: action, resource, tool, call, ...
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its value; of a tool server/name, of a call the beginning of its digest.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitDimension) Reset() {
+	*x = LimitDimension{}
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitDimension) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitDimension) ProtoMessage() {}
+
+func (x *LimitDimension) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitDimension.ProtoReflect.Descriptor instead.
+func (*LimitDimension) Descriptor() ([]byte, []int) {
+	return file_kelpie_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LimitDimension) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LimitDimension) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// ResetLimitsRequest names the limits to reset.
+type ResetLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent's id. Needed.
+	Agent string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	// The limit's name in the policy; empty: every limit of the agent.
+	Limit string `protobuf:"bytes,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Who does it, for the record.
+	As            string `protobuf:"bytes,3,opt,name=as,proto3" json:"as,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetLimitsRequest) Reset() {
+	*x = ResetLimitsRequest{}
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetLimitsRequest) ProtoMessage() {}
+
+func (x *ResetLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetLimitsRequest.ProtoReflect.Descriptor instead.
+func (*ResetLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_kelpie_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ResetLimitsRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *ResetLimitsRequest) GetLimit() string {
+	if x != nil {
+		return x.Limit
+	}
+	return ""
+}
+
+func (x *ResetLimitsRequest) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
+}
+
+// ResetLimitsResponse says what was reset.
+type ResetLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many buckets were forgotten.
+	Buckets       uint32 `protobuf:"varint,1,opt,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetLimitsResponse) Reset() {
+	*x = ResetLimitsResponse{}
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetLimitsResponse) ProtoMessage() {}
+
+func (x *ResetLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetLimitsResponse.ProtoReflect.Descriptor instead.
+func (*ResetLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_kelpie_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ResetLimitsResponse) GetBuckets() uint32 {
+	if x != nil {
+		return x.Buckets
+	}
+	return 0
+}
+
 var File_kelpie_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_kelpie_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1bkelpie/admin/v1/admin.proto\x12\x0fkelpie.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n" +
+	"\x1bkelpie/admin/v1/admin.proto\x12\x0fkelpie.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n" +
 	"\x13PolicyStatusRequest\"\x92\x02\n" +
 	"\x14PolicyStatusResponse\x12%\n" +
 	"\x0epolicy_version\x18\x01 \x01(\tR\rpolicyVersion\x127\n" +
@@ -243,9 +604,38 @@ const file_kelpie_admin_v1_admin_proto_rawDesc = "" +
 	"\x06scopes\x18\x02 \x01(\rR\x06scopes\x12\x12\n" +
 	"\x04deny\x18\x03 \x01(\rR\x04deny\x12\x1c\n" +
 	"\tapprovals\x18\x04 \x01(\rR\tapprovals\x12\x16\n" +
-	"\x06limits\x18\x05 \x01(\rR\x06limits2m\n" +
+	"\x06limits\x18\x05 \x01(\rR\x06limits\"5\n" +
+	"\x11ShowLimitsRequest\x12 \n" +
+	"\x05agent\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\bR\x05agent\"]\n" +
+	"\x12ShowLimitsResponse\x123\n" +
+	"\x06limits\x18\x01 \x03(\v2\x1b.kelpie.admin.v1.AgentLimitR\x06limits\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\rR\x04more\"\xde\x01\n" +
+	"\n" +
+	"AgentLimit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12?\n" +
+	"\n" +
+	"dimensions\x18\x02 \x03(\v2\x1f.kelpie.admin.v1.LimitDimensionR\n" +
+	"dimensions\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x03R\x05limit\x12\x1c\n" +
+	"\tremaining\x18\x04 \x01(\x03R\tremaining\x12/\n" +
+	"\x05reset\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05reset\x12\x16\n" +
+	"\x06shadow\x18\x06 \x01(\bR\x06shadow\":\n" +
+	"\x0eLimitDimension\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"p\n" +
+	"\x12ResetLimitsRequest\x12 \n" +
+	"\x05agent\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\bR\x05agent\x12\x1e\n" +
+	"\x05limit\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x05limit\x12\x18\n" +
+	"\x02as\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x02as\"/\n" +
+	"\x13ResetLimitsResponse\x12\x18\n" +
+	"\abuckets\x18\x01 \x01(\rR\abuckets2\xa2\x02\n" +
 	"\fAdminService\x12]\n" +
-	"\fPolicyStatus\x12$.kelpie.admin.v1.PolicyStatusRequest\x1a%.kelpie.admin.v1.PolicyStatusResponse\"\x00B<Z:github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1;adminv1b\x06proto3"
+	"\fPolicyStatus\x12$.kelpie.admin.v1.PolicyStatusRequest\x1a%.kelpie.admin.v1.PolicyStatusResponse\"\x00\x12W\n" +
+	"\n" +
+	"ShowLimits\x12\".kelpie.admin.v1.ShowLimitsRequest\x1a#.kelpie.admin.v1.ShowLimitsResponse\"\x00\x12Z\n" +
+	"\vResetLimits\x12#.kelpie.admin.v1.ResetLimitsRequest\x1a$.kelpie.admin.v1.ResetLimitsResponse\"\x00B<Z:github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_kelpie_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -259,24 +649,38 @@ func file_kelpie_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_kelpie_admin_v1_admin_proto_rawDescData
 }
 
-var file_kelpie_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_kelpie_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_kelpie_admin_v1_admin_proto_goTypes = []any{
 	(*PolicyStatusRequest)(nil),   // 0: kelpie.admin.v1.PolicyStatusRequest
 	(*PolicyStatusResponse)(nil),  // 1: kelpie.admin.v1.PolicyStatusResponse
 	(*PolicyCounts)(nil),          // 2: kelpie.admin.v1.PolicyCounts
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*ShowLimitsRequest)(nil),     // 3: kelpie.admin.v1.ShowLimitsRequest
+	(*ShowLimitsResponse)(nil),    // 4: kelpie.admin.v1.ShowLimitsResponse
+	(*AgentLimit)(nil),            // 5: kelpie.admin.v1.AgentLimit
+	(*LimitDimension)(nil),        // 6: kelpie.admin.v1.LimitDimension
+	(*ResetLimitsRequest)(nil),    // 7: kelpie.admin.v1.ResetLimitsRequest
+	(*ResetLimitsResponse)(nil),   // 8: kelpie.admin.v1.ResetLimitsResponse
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
 }
 var file_kelpie_admin_v1_admin_proto_depIdxs = []int32{
-	3, // 0: kelpie.admin.v1.PolicyStatusResponse.loaded_at:type_name -> google.protobuf.Timestamp
-	3, // 1: kelpie.admin.v1.PolicyStatusResponse.last_attempt_at:type_name -> google.protobuf.Timestamp
-	2, // 2: kelpie.admin.v1.PolicyStatusResponse.counts:type_name -> kelpie.admin.v1.PolicyCounts
-	0, // 3: kelpie.admin.v1.AdminService.PolicyStatus:input_type -> kelpie.admin.v1.PolicyStatusRequest
-	1, // 4: kelpie.admin.v1.AdminService.PolicyStatus:output_type -> kelpie.admin.v1.PolicyStatusResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	9,  // 0: kelpie.admin.v1.PolicyStatusResponse.loaded_at:type_name -> google.protobuf.Timestamp
+	9,  // 1: kelpie.admin.v1.PolicyStatusResponse.last_attempt_at:type_name -> google.protobuf.Timestamp
+	2,  // 2: kelpie.admin.v1.PolicyStatusResponse.counts:type_name -> kelpie.admin.v1.PolicyCounts
+	5,  // 3: kelpie.admin.v1.ShowLimitsResponse.limits:type_name -> kelpie.admin.v1.AgentLimit
+	6,  // 4: kelpie.admin.v1.AgentLimit.dimensions:type_name -> kelpie.admin.v1.LimitDimension
+	10, // 5: kelpie.admin.v1.AgentLimit.reset:type_name -> google.protobuf.Duration
+	0,  // 6: kelpie.admin.v1.AdminService.PolicyStatus:input_type -> kelpie.admin.v1.PolicyStatusRequest
+	3,  // 7: kelpie.admin.v1.AdminService.ShowLimits:input_type -> kelpie.admin.v1.ShowLimitsRequest
+	7,  // 8: kelpie.admin.v1.AdminService.ResetLimits:input_type -> kelpie.admin.v1.ResetLimitsRequest
+	1,  // 9: kelpie.admin.v1.AdminService.PolicyStatus:output_type -> kelpie.admin.v1.PolicyStatusResponse
+	4,  // 10: kelpie.admin.v1.AdminService.ShowLimits:output_type -> kelpie.admin.v1.ShowLimitsResponse
+	8,  // 11: kelpie.admin.v1.AdminService.ResetLimits:output_type -> kelpie.admin.v1.ResetLimitsResponse
+	9,  // [9:12] is the sub-list for method output_type
+	6,  // [6:9] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_admin_v1_admin_proto_init() }
@@ -290,7 +694,7 @@ func file_kelpie_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_admin_v1_admin_proto_rawDesc), len(file_kelpie_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,16 +22,22 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AdminService_PolicyStatus_FullMethodName = "/kelpie.admin.v1.AdminService/PolicyStatus"
+	AdminService_ShowLimits_FullMethodName   = "/kelpie.admin.v1.AdminService/ShowLimits"
+	AdminService_ResetLimits_FullMethodName  = "/kelpie.admin.v1.AdminService/ResetLimits"
 )
 
 // AdminServiceClient is the client API for AdminService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// AdminService tells administrators how the server stands.
+// AdminService tells administrators how the server stands, and lets them set it right.
 type AdminServiceClient interface {
 	// PolicyStatus tells which policy is in force and how the last reload went.
 	PolicyStatus(ctx context.Context, in *PolicyStatusRequest, opts ...grpc.CallOption) (*PolicyStatusResponse, error)
+	// ShowLimits tells how the limits of one agent stand. It changes nothing.
+	ShowLimits(ctx context.Context, in *ShowLimitsRequest, opts ...grpc.CallOption) (*ShowLimitsResponse, error)
+	// ResetLimits forgets what was charged to limits of one agent: they are full again.
+	ResetLimits(ctx context.Context, in *ResetLimitsRequest, opts ...grpc.CallOption) (*ResetLimitsResponse, error)
 }
 
 type adminServiceClient struct {
@@ -52,14 +58,38 @@ func (c *adminServiceClient) PolicyStatus(ctx context.Context, in *PolicyStatusR
 	return out, nil
 }
 
+func (c *adminServiceClient) ShowLimits(ctx context.Context, in *ShowLimitsRequest, opts ...grpc.CallOption) (*ShowLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShowLimitsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ShowLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ResetLimits(ctx context.Context, in *ResetLimitsRequest, opts ...grpc.CallOption) (*ResetLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResetLimitsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ResetLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
 //
-// AdminService tells administrators how the server stands.
+// AdminService tells administrators how the server stands, and lets them set it right.
 type AdminServiceServer interface {
 	// PolicyStatus tells which policy is in force and how the last reload went.
 	PolicyStatus(context.Context, *PolicyStatusRequest) (*PolicyStatusResponse, error)
+	// ShowLimits tells how the limits of one agent stand. It changes nothing.
+	ShowLimits(context.Context, *ShowLimitsRequest) (*ShowLimitsResponse, error)
+	// ResetLimits forgets what was charged to limits of one agent: they are full again.
+	ResetLimits(context.Context, *ResetLimitsRequest) (*ResetLimitsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -72,6 +102,12 @@ type UnimplementedAdminServiceServer struct{}
 
 func (UnimplementedAdminServiceServer) PolicyStatus(context.Context, *PolicyStatusRequest) (*PolicyStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PolicyStatus not implemented")
+}
+func (UnimplementedAdminServiceServer) ShowLimits(context.Context, *ShowLimitsRequest) (*ShowLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShowLimits not implemented")
+}
+func (UnimplementedAdminServiceServer) ResetLimits(context.Context, *ResetLimitsRequest) (*ResetLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResetLimits not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -112,6 +148,42 @@ func _AdminService_PolicyStatus_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ShowLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShowLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ShowLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ShowLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ShowLimits(ctx, req.(*ShowLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ResetLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResetLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ResetLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ResetLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ResetLimits(ctx, req.(*ResetLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +194,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PolicyStatus",
 			Handler:    _AdminService_PolicyStatus_Handler,
+		},
+		{
+			MethodName: "ShowLimits",
+			Handler:    _AdminService_ShowLimits_Handler,
+		},
+		{
+			MethodName: "ResetLimits",
+			Handler:    _AdminService_ResetLimits_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1995,6 +1995,300 @@ func (x *Check) GetDetail() string {
 	return ""
 }
 
+// SettleRequest says what one decision's call cost.
+type SettleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The decision_id of the ALLOW. Needed.
+	DecisionId string `protobuf:"bytes,1,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
+	// What the call cost, in the unit of AuthorizeRequest.cost. Needed; 0 means
+	// nothing, and gives back all. Finite, not negative.
+	Actual        *float64 `protobuf:"fixed64,2,opt,name=actual,proto3,oneof" json:"actual,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleRequest) Reset() {
+	*x = SettleRequest{}
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleRequest) ProtoMessage() {}
+
+func (x *SettleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
+func (*SettleRequest) Descriptor() ([]byte, []int) {
+	return file_kelpie_authz_v1_authz_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SettleRequest) GetDecisionId() string {
+	if x != nil {
+		return x.DecisionId
+	}
+	return ""
+}
+
+func (x *SettleRequest) GetActual() float64 {
+	if x != nil && x.Actual != nil {
+		return *x.Actual
+	}
+	return 0
+}
+
+// SettleResponse says what settling changed.
+type SettleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cost that the decision was charged with.
+	Estimated float64 `protobuf:"fixed64,1,opt,name=estimated,proto3" json:"estimated,omitempty"`
+	// The cost that it is settled to.
+	Actual float64 `protobuf:"fixed64,2,opt,name=actual,proto3" json:"actual,omitempty"`
+	// The limits that changed.
+	Limits []*LimitChange `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
+	// It was settled to this cost before; nothing changed now.
+	Already       bool `protobuf:"varint,4,opt,name=already,proto3" json:"already,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleResponse) Reset() {
+	*x = SettleResponse{}
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleResponse) ProtoMessage() {}
+
+func (x *SettleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
+func (*SettleResponse) Descriptor() ([]byte, []int) {
+	return file_kelpie_authz_v1_authz_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SettleResponse) GetEstimated() float64 {
+	if x != nil {
+		return x.Estimated
+	}
+	return 0
+}
+
+func (x *SettleResponse) GetActual() float64 {
+	if x != nil {
+		return x.Actual
+	}
+	return 0
+}
+
+func (x *SettleResponse) GetLimits() []*LimitChange {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *SettleResponse) GetAlready() bool {
+	if x != nil {
+		return x.Already
+	}
+	return false
+}
+
+// ReleaseRequest says that one decision's call is over.
+type ReleaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The decision_id of the ALLOW. Needed.
+	DecisionId    string `protobuf:"bytes,1,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_kelpie_authz_v1_authz_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReleaseRequest) GetDecisionId() string {
+	if x != nil {
+		return x.DecisionId
+	}
+	return ""
+}
+
+// ReleaseResponse says what was released.
+type ReleaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The concurrency limits that got their slots back.
+	Limits []*LimitChange `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"`
+	// It was released before; nothing changed now.
+	Already       bool `protobuf:"varint,2,opt,name=already,proto3" json:"already,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_kelpie_authz_v1_authz_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReleaseResponse) GetLimits() []*LimitChange {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ReleaseResponse) GetAlready() bool {
+	if x != nil {
+		return x.Already
+	}
+	return false
+}
+
+// LimitChange is what one limit was charged, or got back, after a decision.
+type LimitChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in the policy.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it got back; time may have given back some of it already.
+	GivenBack float64 `protobuf:"fixed64,2,opt,name=given_back,json=givenBack,proto3" json:"given_back,omitempty"`
+	// What it was charged besides, whether or not there was room.
+	Charged       float64 `protobuf:"fixed64,3,opt,name=charged,proto3" json:"charged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitChange) Reset() {
+	*x = LimitChange{}
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitChange) ProtoMessage() {}
+
+func (x *LimitChange) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_authz_v1_authz_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitChange.ProtoReflect.Descriptor instead.
+func (*LimitChange) Descriptor() ([]byte, []int) {
+	return file_kelpie_authz_v1_authz_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *LimitChange) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LimitChange) GetGivenBack() float64 {
+	if x != nil {
+		return x.GivenBack
+	}
+	return 0
+}
+
+func (x *LimitChange) GetCharged() float64 {
+	if x != nil {
+		return x.Charged
+	}
+	return 0
+}
+
 var File_kelpie_authz_v1_authz_proto protoreflect.FileDescriptor
 
 const file_kelpie_authz_v1_authz_proto_rawDesc = "" +
@@ -2115,7 +2409,30 @@ const file_kelpie_authz_v1_authz_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x1d.kelpie.authz.v1.CheckOutcomeR\aoutcome\x12/\n" +
 	"\x06reason\x18\x03 \x01(\x0e2\x17.kelpie.authz.v1.ReasonR\x06reason\x12\x14\n" +
 	"\x05rules\x18\x04 \x03(\tR\x05rules\x12\x16\n" +
-	"\x06detail\x18\x05 \x01(\tR\x06detail*j\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"v\n" +
+	"\rSettleRequest\x12+\n" +
+	"\vdecision_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02R\n" +
+	"decisionId\x12-\n" +
+	"\x06actual\x18\x02 \x01(\x01B\x10\xbaH\r\x12\v@\x01)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x06actual\x88\x01\x01B\t\n" +
+	"\a_actual\"\x96\x01\n" +
+	"\x0eSettleResponse\x12\x1c\n" +
+	"\testimated\x18\x01 \x01(\x01R\testimated\x12\x16\n" +
+	"\x06actual\x18\x02 \x01(\x01R\x06actual\x124\n" +
+	"\x06limits\x18\x03 \x03(\v2\x1c.kelpie.authz.v1.LimitChangeR\x06limits\x12\x18\n" +
+	"\aalready\x18\x04 \x01(\bR\aalready\"=\n" +
+	"\x0eReleaseRequest\x12+\n" +
+	"\vdecision_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02R\n" +
+	"decisionId\"a\n" +
+	"\x0fReleaseResponse\x124\n" +
+	"\x06limits\x18\x01 \x03(\v2\x1c.kelpie.authz.v1.LimitChangeR\x06limits\x12\x18\n" +
+	"\aalready\x18\x02 \x01(\bR\aalready\"Z\n" +
+	"\vLimitChange\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"given_back\x18\x02 \x01(\x01R\tgivenBack\x12\x18\n" +
+	"\acharged\x18\x03 \x01(\x01R\acharged*j\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eDECISION_ALLOW\x10\x01\x12\x11\n" +
@@ -2195,12 +2512,14 @@ const file_kelpie_authz_v1_authz_proto_rawDesc = "" +
 	"\x12CHECK_OUTCOME_PASS\x10\x01\x12\x16\n" +
 	"\x12CHECK_OUTCOME_DENY\x10\x02\x12\"\n" +
 	"\x1eCHECK_OUTCOME_REQUIRE_APPROVAL\x10\x03\x12\x19\n" +
-	"\x15CHECK_OUTCOME_SKIPPED\x10\x042\x8d\x03\n" +
+	"\x15CHECK_OUTCOME_SKIPPED\x10\x042\xaa\x04\n" +
 	"\x14AuthorizationService\x12T\n" +
 	"\tAuthorize\x12!.kelpie.authz.v1.AuthorizeRequest\x1a\".kelpie.authz.v1.AuthorizeResponse\"\x00\x12c\n" +
 	"\x0eBatchAuthorize\x12&.kelpie.authz.v1.BatchAuthorizeRequest\x1a'.kelpie.authz.v1.BatchAuthorizeResponse\"\x00\x12j\n" +
 	"\x0fAuthorizeStream\x12'.kelpie.authz.v1.AuthorizeStreamRequest\x1a(.kelpie.authz.v1.AuthorizeStreamResponse\"\x00(\x010\x01\x12N\n" +
-	"\aExplain\x12\x1f.kelpie.authz.v1.ExplainRequest\x1a .kelpie.authz.v1.ExplainResponse\"\x00B<Z:github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1;authzv1b\x06proto3"
+	"\aExplain\x12\x1f.kelpie.authz.v1.ExplainRequest\x1a .kelpie.authz.v1.ExplainResponse\"\x00\x12K\n" +
+	"\x06Settle\x12\x1e.kelpie.authz.v1.SettleRequest\x1a\x1f.kelpie.authz.v1.SettleResponse\"\x00\x12N\n" +
+	"\aRelease\x12\x1f.kelpie.authz.v1.ReleaseRequest\x1a .kelpie.authz.v1.ReleaseResponse\"\x00B<Z:github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1;authzv1b\x06proto3"
 
 var (
 	file_kelpie_authz_v1_authz_proto_rawDescOnce sync.Once
@@ -2215,7 +2534,7 @@ func file_kelpie_authz_v1_authz_proto_rawDescGZIP() []byte {
 }
 
 var file_kelpie_authz_v1_authz_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_kelpie_authz_v1_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_kelpie_authz_v1_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_kelpie_authz_v1_authz_proto_goTypes = []any{
 	(Decision)(0),                   // 0: kelpie.authz.v1.Decision
 	(Reason)(0),                     // 1: kelpie.authz.v1.Reason
@@ -2241,30 +2560,35 @@ var file_kelpie_authz_v1_authz_proto_goTypes = []any{
 	(*ExplainRequest)(nil),          // 21: kelpie.authz.v1.ExplainRequest
 	(*ExplainResponse)(nil),         // 22: kelpie.authz.v1.ExplainResponse
 	(*Check)(nil),                   // 23: kelpie.authz.v1.Check
-	(*structpb.Struct)(nil),         // 24: google.protobuf.Struct
-	(*durationpb.Duration)(nil),     // 25: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 26: google.protobuf.Timestamp
+	(*SettleRequest)(nil),           // 24: kelpie.authz.v1.SettleRequest
+	(*SettleResponse)(nil),          // 25: kelpie.authz.v1.SettleResponse
+	(*ReleaseRequest)(nil),          // 26: kelpie.authz.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),         // 27: kelpie.authz.v1.ReleaseResponse
+	(*LimitChange)(nil),             // 28: kelpie.authz.v1.LimitChange
+	(*structpb.Struct)(nil),         // 29: google.protobuf.Struct
+	(*durationpb.Duration)(nil),     // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
 }
 var file_kelpie_authz_v1_authz_proto_depIdxs = []int32{
 	8,  // 0: kelpie.authz.v1.AuthorizeRequest.credential:type_name -> kelpie.authz.v1.Credential
 	9,  // 1: kelpie.authz.v1.AuthorizeRequest.tool:type_name -> kelpie.authz.v1.Tool
 	2,  // 2: kelpie.authz.v1.AuthorizeRequest.parameters_state:type_name -> kelpie.authz.v1.ParametersState
-	24, // 3: kelpie.authz.v1.AuthorizeRequest.context:type_name -> google.protobuf.Struct
-	25, // 4: kelpie.authz.v1.AuthorizeRequest.wait:type_name -> google.protobuf.Duration
+	29, // 3: kelpie.authz.v1.AuthorizeRequest.context:type_name -> google.protobuf.Struct
+	30, // 4: kelpie.authz.v1.AuthorizeRequest.wait:type_name -> google.protobuf.Duration
 	0,  // 5: kelpie.authz.v1.AuthorizeResponse.decision:type_name -> kelpie.authz.v1.Decision
 	1,  // 6: kelpie.authz.v1.AuthorizeResponse.reason:type_name -> kelpie.authz.v1.Reason
 	3,  // 7: kelpie.authz.v1.AuthorizeResponse.next_action:type_name -> kelpie.authz.v1.NextAction
-	25, // 8: kelpie.authz.v1.AuthorizeResponse.retry_after:type_name -> google.protobuf.Duration
+	30, // 8: kelpie.authz.v1.AuthorizeResponse.retry_after:type_name -> google.protobuf.Duration
 	11, // 9: kelpie.authz.v1.AuthorizeResponse.limits:type_name -> kelpie.authz.v1.LimitStatus
 	12, // 10: kelpie.authz.v1.AuthorizeResponse.approval:type_name -> kelpie.authz.v1.Approval
 	14, // 11: kelpie.authz.v1.AuthorizeResponse.obligations:type_name -> kelpie.authz.v1.Obligation
 	15, // 12: kelpie.authz.v1.AuthorizeResponse.shadow:type_name -> kelpie.authz.v1.ShadowOutcome
 	0,  // 13: kelpie.authz.v1.AuthorizeResponse.would_be:type_name -> kelpie.authz.v1.Decision
-	25, // 14: kelpie.authz.v1.LimitStatus.reset:type_name -> google.protobuf.Duration
+	30, // 14: kelpie.authz.v1.LimitStatus.reset:type_name -> google.protobuf.Duration
 	4,  // 15: kelpie.authz.v1.Approval.state:type_name -> kelpie.authz.v1.ApprovalState
-	26, // 16: kelpie.authz.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 16: kelpie.authz.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
 	13, // 17: kelpie.authz.v1.Approval.requirements:type_name -> kelpie.authz.v1.ApprovalRequirement
-	24, // 18: kelpie.authz.v1.Obligation.properties:type_name -> google.protobuf.Struct
+	29, // 18: kelpie.authz.v1.Obligation.properties:type_name -> google.protobuf.Struct
 	0,  // 19: kelpie.authz.v1.ShadowOutcome.decision:type_name -> kelpie.authz.v1.Decision
 	1,  // 20: kelpie.authz.v1.ShadowOutcome.reason:type_name -> kelpie.authz.v1.Reason
 	7,  // 21: kelpie.authz.v1.BatchAuthorizeRequest.requests:type_name -> kelpie.authz.v1.AuthorizeRequest
@@ -2278,19 +2602,25 @@ var file_kelpie_authz_v1_authz_proto_depIdxs = []int32{
 	23, // 29: kelpie.authz.v1.ExplainResponse.checks:type_name -> kelpie.authz.v1.Check
 	6,  // 30: kelpie.authz.v1.Check.outcome:type_name -> kelpie.authz.v1.CheckOutcome
 	1,  // 31: kelpie.authz.v1.Check.reason:type_name -> kelpie.authz.v1.Reason
-	7,  // 32: kelpie.authz.v1.AuthorizationService.Authorize:input_type -> kelpie.authz.v1.AuthorizeRequest
-	16, // 33: kelpie.authz.v1.AuthorizationService.BatchAuthorize:input_type -> kelpie.authz.v1.BatchAuthorizeRequest
-	18, // 34: kelpie.authz.v1.AuthorizationService.AuthorizeStream:input_type -> kelpie.authz.v1.AuthorizeStreamRequest
-	21, // 35: kelpie.authz.v1.AuthorizationService.Explain:input_type -> kelpie.authz.v1.ExplainRequest
-	10, // 36: kelpie.authz.v1.AuthorizationService.Authorize:output_type -> kelpie.authz.v1.AuthorizeResponse
-	17, // 37: kelpie.authz.v1.AuthorizationService.BatchAuthorize:output_type -> kelpie.authz.v1.BatchAuthorizeResponse
-	19, // 38: kelpie.authz.v1.AuthorizationService.AuthorizeStream:output_type -> kelpie.authz.v1.AuthorizeStreamResponse
-	22, // 39: kelpie.authz.v1.AuthorizationService.Explain:output_type -> kelpie.authz.v1.ExplainResponse
-	36, // [36:40] is the sub-list for method output_type
-	32, // [32:36] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	28, // 32: kelpie.authz.v1.SettleResponse.limits:type_name -> kelpie.authz.v1.LimitChange
+	28, // 33: kelpie.authz.v1.ReleaseResponse.limits:type_name -> kelpie.authz.v1.LimitChange
+	7,  // 34: kelpie.authz.v1.AuthorizationService.Authorize:input_type -> kelpie.authz.v1.AuthorizeRequest
+	16, // 35: kelpie.authz.v1.AuthorizationService.BatchAuthorize:input_type -> kelpie.authz.v1.BatchAuthorizeRequest
+	18, // 36: kelpie.authz.v1.AuthorizationService.AuthorizeStream:input_type -> kelpie.authz.v1.AuthorizeStreamRequest
+	21, // 37: kelpie.authz.v1.AuthorizationService.Explain:input_type -> kelpie.authz.v1.ExplainRequest
+	24, // 38: kelpie.authz.v1.AuthorizationService.Settle:input_type -> kelpie.authz.v1.SettleRequest
+	26, // 39: kelpie.authz.v1.AuthorizationService.Release:input_type -> kelpie.authz.v1.ReleaseRequest
+	10, // 40: kelpie.authz.v1.AuthorizationService.Authorize:output_type -> kelpie.authz.v1.AuthorizeResponse
+	17, // 41: kelpie.authz.v1.AuthorizationService.BatchAuthorize:output_type -> kelpie.authz.v1.BatchAuthorizeResponse
+	19, // 42: kelpie.authz.v1.AuthorizationService.AuthorizeStream:output_type -> kelpie.authz.v1.AuthorizeStreamResponse
+	22, // 43: kelpie.authz.v1.AuthorizationService.Explain:output_type -> kelpie.authz.v1.ExplainResponse
+	25, // 44: kelpie.authz.v1.AuthorizationService.Settle:output_type -> kelpie.authz.v1.SettleResponse
+	27, // 45: kelpie.authz.v1.AuthorizationService.Release:output_type -> kelpie.authz.v1.ReleaseResponse
+	40, // [40:46] is the sub-list for method output_type
+	34, // [34:40] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_authz_v1_authz_proto_init() }
@@ -2307,13 +2637,14 @@ func file_kelpie_authz_v1_authz_proto_init() {
 		(*AuthorizeStreamResponse_Response)(nil),
 		(*AuthorizeStreamResponse_Error)(nil),
 	}
+	file_kelpie_authz_v1_authz_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_authz_v1_authz_proto_rawDesc), len(file_kelpie_authz_v1_authz_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,8 @@ const (
 	AuthorizationService_BatchAuthorize_FullMethodName  = "/kelpie.authz.v1.AuthorizationService/BatchAuthorize"
 	AuthorizationService_AuthorizeStream_FullMethodName = "/kelpie.authz.v1.AuthorizationService/AuthorizeStream"
 	AuthorizationService_Explain_FullMethodName         = "/kelpie.authz.v1.AuthorizationService/Explain"
+	AuthorizationService_Settle_FullMethodName          = "/kelpie.authz.v1.AuthorizationService/Settle"
+	AuthorizationService_Release_FullMethodName         = "/kelpie.authz.v1.AuthorizationService/Release"
 )
 
 // AuthorizationServiceClient is the client API for AuthorizationService service.
@@ -45,6 +47,16 @@ type AuthorizationServiceClient interface {
 	// Explain judges every check of a call, in order, with its verdict and rule
 	// ids. It spends nothing and changes nothing.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// Settle says what an allowed call cost in the end. The limits that count cost
+	// get back what was estimated too high, and are charged what was estimated too
+	// low. A decision is settled once: the same again changes nothing, another cost
+	// is FAILED_PRECONDITION. NOT_FOUND: no cost of this decision can be settled (any
+	// more), or another gateway got it.
+	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
+	// Release says that an allowed call is over, and gives back its slots of
+	// concurrency limits before their hold ends. A second time changes nothing.
+	// NOT_FOUND: the decision holds no slot (any more), or another gateway got it.
+	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 }
 
 type authorizationServiceClient struct {
@@ -98,6 +110,26 @@ func (c *authorizationServiceClient) Explain(ctx context.Context, in *ExplainReq
 	return out, nil
 }
 
+func (c *authorizationServiceClient) Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettleResponse)
+	err := c.cc.Invoke(ctx, AuthorizationService_Settle_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorizationServiceClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseResponse)
+	err := c.cc.Invoke(ctx, AuthorizationService_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuthorizationServiceServer is the server API for AuthorizationService service.
 // All implementations must embed UnimplementedAuthorizationServiceServer
 // for forward compatibility.
@@ -116,6 +148,16 @@ type AuthorizationServiceServer interface {
 	// Explain judges every check of a call, in order, with its verdict and rule
 	// ids. It spends nothing and changes nothing.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// Settle says what an allowed call cost in the end. The limits that count cost
+	// get back what was estimated too high, and are charged what was estimated too
+	// low. A decision is settled once: the same again changes nothing, another cost
+	// is FAILED_PRECONDITION. NOT_FOUND: no cost of this decision can be settled (any
+	// more), or another gateway got it.
+	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
+	// Release says that an allowed call is over, and gives back its slots of
+	// concurrency limits before their hold ends. A second time changes nothing.
+	// NOT_FOUND: the decision holds no slot (any more), or another gateway got it.
+	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	mustEmbedUnimplementedAuthorizationServiceServer()
 }
 
@@ -137,6 +179,12 @@ func (UnimplementedAuthorizationServiceServer) AuthorizeStream(grpc.BidiStreamin
 }
 func (UnimplementedAuthorizationServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedAuthorizationServiceServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
+}
+func (UnimplementedAuthorizationServiceServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
 }
 func (UnimplementedAuthorizationServiceServer) mustEmbedUnimplementedAuthorizationServiceServer() {}
 func (UnimplementedAuthorizationServiceServer) testEmbeddedByValue()                              {}
@@ -220,6 +268,42 @@ func _AuthorizationService_Explain_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthorizationService_Settle_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorizationServiceServer).Settle(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorizationService_Settle_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorizationServiceServer).Settle(ctx, req.(*SettleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorizationService_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorizationServiceServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorizationService_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorizationServiceServer).Release(ctx, req.(*ReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AuthorizationService_ServiceDesc is the grpc.ServiceDesc for AuthorizationService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -238,6 +322,14 @@ var AuthorizationService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Explain",
 			Handler:    _AuthorizationService_Explain_Handler,
+		},
+		{
+			MethodName: "Settle",
+			Handler:    _AuthorizationService_Settle_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _AuthorizationService_Release_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -61,9 +61,30 @@ type Config struct {
 	// How long calls under way may take to finish at shutdown. Default 15s.
 	DrainTimeout *durationpb.Duration `protobuf:"bytes,14,opt,name=drain_timeout,json=drainTimeout,proto3" json:"drain_timeout,omitempty"`
 	// The garbage collector's target percentage, as GOGC. Default 400; GOGC in the environment wins.
-	GcPercent     uint32 `protobuf:"varint,15,opt,name=gc_percent,json=gcPercent,proto3" json:"gc_percent,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	GcPercent uint32 `protobuf:"varint,15,opt,name=gc_percent,json=gcPercent,proto3" json:"gc_percent,omitempty"`
+	// Where limits are kept so that replicas share them: redis://HOST:PORT, unix:///PATH, redis-sentinel://HOST,HOST/MASTER
+	// or redis-cluster://HOST,HOST; rediss... for TLS. No password. Default none: in this process alone.
+	Redis string `protobuf:"bytes,16,opt,name=redis,proto3" json:"redis,omitempty"`
+	// File with the password of Redis, read at every new connection. KELPIE_REDIS_PASSWORD holds the password itself.
+	RedisPasswordFile string `protobuf:"bytes,17,opt,name=redis_password_file,json=redisPasswordFile,proto3" json:"redis_password_file,omitempty"`
+	// File with the password of the sentinels. KELPIE_REDIS_SENTINEL_PASSWORD holds the password itself.
+	RedisSentinelPasswordFile string `protobuf:"bytes,18,opt,name=redis_sentinel_password_file,json=redisSentinelPasswordFile,proto3" json:"redis_sentinel_password_file,omitempty"`
+	// PEM file of the authorities that Redis's certificate is checked by. Default the system's.
+	RedisCa string `protobuf:"bytes,19,opt,name=redis_ca,json=redisCa,proto3" json:"redis_ca,omitempty"`
+	// PEM file of the certificate that is shown to Redis.
+	RedisCert string `protobuf:"bytes,20,opt,name=redis_cert,json=redisCert,proto3" json:"redis_cert,omitempty"`
+	// PEM file of that certificate's private key.
+	RedisKey string `protobuf:"bytes,21,opt,name=redis_key,json=redisKey,proto3" json:"redis_key,omitempty"`
+	// What every key in Redis begins with; deployments that share a Redis have one each. Default kelpie.
+	RedisPrefix string `protobuf:"bytes,22,opt,name=redis_prefix,json=redisPrefix,proto3" json:"redis_prefix,omitempty"`
+	// How long one exchange with Redis may take before the limits are unavailable. Default 100ms.
+	RedisTimeout *durationpb.Duration `protobuf:"bytes,23,opt,name=redis_timeout,json=redisTimeout,proto3" json:"redis_timeout,omitempty"`
+	// on or off: calls that come at the same time go to Redis together. Default on.
+	RedisCoalescing string `protobuf:"bytes,24,opt,name=redis_coalescing,json=redisCoalescing,proto3" json:"redis_coalescing,omitempty"`
+	// on or off: a call that was denied is denied from memory for up to a second while it would be again. Default on.
+	RedisDenyCache string `protobuf:"bytes,25,opt,name=redis_deny_cache,json=redisDenyCache,proto3" json:"redis_deny_cache,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -201,11 +222,81 @@ func (x *Config) GetGcPercent() uint32 {
 	return 0
 }
 
+func (x *Config) GetRedis() string {
+	if x != nil {
+		return x.Redis
+	}
+	return ""
+}
+
+func (x *Config) GetRedisPasswordFile() string {
+	if x != nil {
+		return x.RedisPasswordFile
+	}
+	return ""
+}
+
+func (x *Config) GetRedisSentinelPasswordFile() string {
+	if x != nil {
+		return x.RedisSentinelPasswordFile
+	}
+	return ""
+}
+
+func (x *Config) GetRedisCa() string {
+	if x != nil {
+		return x.RedisCa
+	}
+	return ""
+}
+
+func (x *Config) GetRedisCert() string {
+	if x != nil {
+		return x.RedisCert
+	}
+	return ""
+}
+
+func (x *Config) GetRedisKey() string {
+	if x != nil {
+		return x.RedisKey
+	}
+	return ""
+}
+
+func (x *Config) GetRedisPrefix() string {
+	if x != nil {
+		return x.RedisPrefix
+	}
+	return ""
+}
+
+func (x *Config) GetRedisTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RedisTimeout
+	}
+	return nil
+}
+
+func (x *Config) GetRedisCoalescing() string {
+	if x != nil {
+		return x.RedisCoalescing
+	}
+	return ""
+}
+
+func (x *Config) GetRedisDenyCache() string {
+	if x != nil {
+		return x.RedisDenyCache
+	}
+	return ""
+}
+
 var File_kelpie_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe5\x04\n" +
+	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe0\b\n" +
 	"\x06Config\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\x12\x1d\n" +
@@ -229,7 +320,18 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\rdrain_timeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\fdrainTimeout\x12'\n" +
 	"\n" +
-	"gc_percent\x18\x0f \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\tgcPercentB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
+	"gc_percent\x18\x0f \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\tgcPercent\x12\x1e\n" +
+	"\x05redis\x18\x10 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x05redis\x12.\n" +
+	"\x13redis_password_file\x18\x11 \x01(\tR\x11redisPasswordFile\x12?\n" +
+	"\x1credis_sentinel_password_file\x18\x12 \x01(\tR\x19redisSentinelPasswordFile\x12\x19\n" +
+	"\bredis_ca\x18\x13 \x01(\tR\aredisCa\x12\x1d\n" +
+	"\n" +
+	"redis_cert\x18\x14 \x01(\tR\tredisCert\x12\x1b\n" +
+	"\tredis_key\x18\x15 \x01(\tR\bredisKey\x12C\n" +
+	"\fredis_prefix\x18\x16 \x01(\tB \xbaH\x1d\xd8\x01\x01r\x182\x16^[A-Za-z0-9_.-]{1,32}$R\vredisPrefix\x12Q\n" +
+	"\rredis_timeout\x18\x17 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b\x052\x05\x10\xc0\x96\xb1\x02R\fredisTimeout\x12<\n" +
+	"\x10redis_coalescing\x18\x18 \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\x0fredisCoalescing\x12;\n" +
+	"\x10redis_deny_cache\x18\x19 \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\x0eredisDenyCacheB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
 
 var (
 	file_kelpie_config_v1_config_proto_rawDescOnce sync.Once
@@ -251,11 +353,12 @@ var file_kelpie_config_v1_config_proto_goTypes = []any{
 var file_kelpie_config_v1_config_proto_depIdxs = []int32{
 	1, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
 	1, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_config_v1_config_proto_init() }

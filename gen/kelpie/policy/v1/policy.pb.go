@@ -644,7 +644,9 @@ type Limit struct {
 	Concurrency *uint32 `protobuf:"varint,7,opt,name=concurrency,proto3,oneof" json:"concurrency,omitempty"`
 	// How long a call is held to be under way; only beside `concurrency`; defaults to 5m.
 	Hold *durationpb.Duration `protobuf:"bytes,8,opt,name=hold,proto3" json:"hold,omitempty"`
-	// What shares a bucket: agent, action, resource, subject, session_id, run_id, tool; or `[all]`, one bucket for everyone.
+	// What shares a bucket: agent, action, resource, subject, session_id, run_id, tool; `call`, for a bucket of each
+	// repeated call (action, resource, tool, subject and parameters alike), which stands beside agent and answers
+	// loop_detected; or `[all]`, one bucket for everyone.
 	Per []string `protobuf:"bytes,9,rep,name=per,proto3" json:"per,omitempty"`
 	// What is counted: `calls` (the default) or `cost`, the cost that the request names.
 	Count string `protobuf:"bytes,10,opt,name=count,proto3" json:"count,omitempty"`
@@ -1439,7 +1441,7 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\aactions\x18\x02 \x03(\tR\aactions\x12\x1c\n" +
 	"\tresources\x18\x03 \x03(\tR\tresources\x12:\n" +
 	"\x04risk\x18\x04 \x03(\tB&\xbaH#\x92\x01 \"\x1er\x1cR\x04readR\x05writeR\x06deleteR\x05adminR\x04risk\x12\x1d\n" +
-	"\x04when\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x04when\"\xfd\x04\n" +
+	"\x04when\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x04when\"\x83\x05\n" +
 	"\x05Limit\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12\x1b\n" +
 	"\x04rate\x18\x02 \x01(\tB\a\xbaH\x04r\x02(@R\x04rate\x12\"\n" +
@@ -1448,9 +1450,9 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\x05quota\x18\x05 \x01(\tB\a\xbaH\x04r\x02(@R\x05quota\x12$\n" +
 	"\btimezone\x18\x06 \x01(\tB\b\xbaH\x05r\x03(\x80\x01R\btimezone\x12.\n" +
 	"\vconcurrency\x18\a \x01(\rB\a\xbaH\x04*\x02 \x00H\x01R\vconcurrency\x88\x01\x01\x127\n" +
-	"\x04hold\x18\b \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x04hold\x12_\n" +
-	"\x03per\x18\t \x03(\tBM\xbaHJ\x92\x01G\x18\x01\"CrAR\x05agentR\x06actionR\bresourceR\asubjectR\n" +
-	"session_idR\x06run_idR\x04toolR\x03allR\x03per\x12+\n" +
+	"\x04hold\x18\b \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\x04hold\x12e\n" +
+	"\x03per\x18\t \x03(\tBS\xbaHP\x92\x01M\x18\x01\"IrGR\x05agentR\x06actionR\bresourceR\asubjectR\n" +
+	"session_idR\x06run_idR\x04toolR\x04callR\x03allR\x03per\x12+\n" +
 	"\x05count\x18\n" +
 	" \x01(\tB\x15\xbaH\x12\xd8\x01\x01r\rR\x05callsR\x04costR\x05count\x12-\n" +
 	"\x05match\x18\v \x01(\v2\x17.kelpie.policy.v1.MatchR\x05match\x12I\n" +

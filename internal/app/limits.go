@@ -1,0 +1,186 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/limiter"
+	"github.com/kelpie-authz/kelpie/limiter/redislimiter"
+)
+
+// limits are the parts that keep what was charged.
+type limits struct {
+	limiter  limiter.Limiter
+	fallback limiter.Limiter
+	ledger   limiter.Ledger
+	replicas func() int
+	// shared is the limiter if it is in Redis, else nil.
+	shared *redislimiter.Limiter
+}
+
+// buildLimits makes the limiter: in this process, or in Redis with one in this
+// process that stands in while Redis is away.
+func (a *App) buildLimits(ctx context.Context) error {
+	memory, err := limiter.NewMemory(limiter.MemoryConfig{MaxKeys: a.cfg.MaxLimitKeys, Clock: a.deps.Now})
+	if err != nil {
+		return fmt.Errorf("make the limiter: %w", err)
+	}
+	if a.cfg.Redis.URL == "" {
+		ledger, err := limiter.NewMemoryLedger(limiter.MemoryLedgerConfig{Clock: a.deps.Now})
+		if err != nil {
+			return fmt.Errorf("make the ledger: %w", err)
+		}
+		a.limits = limits{limiter: memory, ledger: ledger}
+		return nil
+	}
+	took := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "kelpie_redis_exchange_seconds", Help: "How long exchanges with Redis about limits took.",
+		Buckets: prometheus.ExponentialBuckets(50e-6, 2, 13),
+	})
+	opts, err := redisOptions(&a.cfg.Redis)
+	if err != nil {
+		return err
+	}
+	shared, err := redislimiter.New(ctx, redislimiter.Config{
+		Options: opts, Prefix: a.cfg.Redis.Prefix, NoCoalescing: a.cfg.Redis.NoCoalescing, NoDenyCache: a.cfg.Redis.NoDenyCache,
+		Observe: func(d time.Duration, _ error) { took.Observe(d.Seconds()) },
+		Warn: func(text string) {
+			a.log.WarnContext(ctx, "Redis will lose limits some day", slog.String("key", "redis"), slog.String("why", text))
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	a.limits = limits{limiter: shared, fallback: memory, ledger: shared.Ledger(), replicas: shared.Replicas, shared: shared}
+	return a.register(took, redisMetrics{shared})
+}
+
+// redisOptions reads what the options name. Passwords are read when they are
+// needed, so that a file can be changed; it must be there now.
+func redisOptions(c *config.Redis) (redislimiter.Options, error) {
+	opts := redislimiter.Options{URL: c.URL, Timeout: c.Timeout}
+	var err error
+	if opts.Password, err = password("redis_password_file", c.PasswordFile, c.Password); err != nil {
+		return opts, err
+	}
+	if opts.SentinelPassword, err = password("redis_sentinel_password_file", c.SentinelPasswordFile, c.SentinelPassword); err != nil {
+		return opts, err
+	}
+	if c.CA == "" && c.Cert == "" {
+		return opts, nil
+	}
+	opts.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CA != "" {
+		pem, err := os.ReadFile(c.CA)
+		if err != nil {
+			return opts, fmt.Errorf("redis_ca: %w", err)
+		}
+		opts.TLS.RootCAs = x509.NewCertPool()
+		if !opts.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return opts, fmt.Errorf("redis_ca: %s holds no certificate in PEM", c.CA)
+		}
+	}
+	if c.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+		if err != nil {
+			return opts, fmt.Errorf("redis_cert, redis_key: %w", err)
+		}
+		opts.TLS.Certificates = []tls.Certificate{pair}
+	}
+	return opts, nil
+}
+
+// password returns a reader of a password, or nil if there is none.
+func password(key, file string, text config.Secret) (func() (string, error), error) {
+	switch {
+	case file != "":
+		read := func() (string, error) {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", key, err)
+			}
+			return strings.TrimRight(string(raw), "\r\n"), nil
+		}
+		secret, err := read()
+		if err == nil && secret == "" {
+			err = fmt.Errorf("%s: %s is empty", key, file)
+		}
+		return read, err
+	case text != "":
+		return func() (string, error) { return string(text), nil }, nil
+	default:
+		return nil, nil //nolint:nilnil // No password is no error.
+	}
+}
+
+// close gives back what buildLimits made.
+func (l *limits) close() error {
+	var errs []error
+	for _, c := range []limiter.Limiter{l.limiter, l.fallback} {
+		if c != nil {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fault is what of the limits does not work now; "" if all does.
+func (l *limits) fault() string {
+	if l.shared != nil && l.shared.Stats().Open > 0 {
+		return "Redis does not answer: limits are judged as their on_unavailable says"
+	}
+	return ""
+}
+
+// redisMetrics are the counters of the limiter in Redis.
+type redisMetrics struct{ l *redislimiter.Limiter }
+
+// redisMetric is one of them.
+type redisMetric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	read func(*redislimiter.Stats) int64
+}
+
+func newRedisMetric(name, help string, kind prometheus.ValueType, read func(*redislimiter.Stats) int64) redisMetric {
+	return redisMetric{prometheus.NewDesc("kelpie_redis_"+name, help, nil, nil), kind, read}
+}
+
+//nolint:gochecknoglobals // A constant table; Go has no constant slices.
+var redisMetricTable = []redisMetric{
+	newRedisMetric("calls_total", "Calls whose limits Redis judged.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Calls }),
+	newRedisMetric("denied_total", "Calls of those that were not admitted.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Denied }),
+	newRedisMetric("exchanges_total", "Times that something was sent to Redis and its answer awaited.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Exchanges }),
+	newRedisMetric("commands_total", "Commands that were sent to Redis.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Commands }),
+	newRedisMetric("failures_total", "Exchanges with Redis that failed.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Failures }),
+	newRedisMetric("coalesced_total", "Calls that were judged as one with others that are alike.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Coalesced }),
+	newRedisMetric("deny_cache_hits_total", "Calls that were denied from memory.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.DenyHits }),
+	newRedisMetric("restored_total", "Buckets that Redis had lost, or may have, and that were put back.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Floors }),
+	newRedisMetric("breaker_opened_total", "Times that a server of Redis was given up until it answers again.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Opened }),
+	newRedisMetric("breaker_open", "Servers of Redis that do not answer now.", prometheus.GaugeValue, func(s *redislimiter.Stats) int64 { return s.Open }),
+}
+
+// Describe implements prometheus.Collector.
+func (redisMetrics) Describe(out chan<- *prometheus.Desc) {
+	for _, m := range redisMetricTable {
+		out <- m.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (r redisMetrics) Collect(out chan<- prometheus.Metric) {
+	s := r.l.Stats()
+	for _, m := range redisMetricTable {
+		out <- prometheus.MustNewConstMetric(m.desc, m.kind, float64(m.read(&s)))
+	}
+}

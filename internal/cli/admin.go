@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/kelpie-authz/kelpie/client"
+	adminv1 "github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1"
+	"github.com/kelpie-authz/kelpie/internal/config"
+)
+
+// adminFlags say which server to administer, and by which token.
+type adminFlags struct {
+	serverFlags
+
+	tokenFile string
+	asJSON    bool
+}
+
+func (f *adminFlags) register(set *pflag.FlagSet) {
+	f.serverFlags.register(set)
+	at := set.Lookup("server")
+	at.Usage = "ask the admin listener at this `address`, host:port or unix:///path (KELPIE_ADMIN_SERVER; " + config.DefaultAdminAddr + ")"
+	set.StringVar(&f.tokenFile, "admin-token-file", "",
+		"`file` with the admin token, which the server writes into its state directory (KELPIE_ADMIN_TOKEN_FILE; "+defaultTokenFile()+")")
+	set.BoolVar(&f.asJSON, "json", false, "print JSON")
+}
+
+// defaultTokenFile is where a server without --state writes its token.
+func defaultTokenFile() string { return filepath.Join(config.DefaultState, "admin.token") }
+
+// admin asks the admin listener of a running server.
+type admin struct {
+	conn    *grpc.ClientConn
+	service adminv1.AdminServiceClient
+	flags   *adminFlags
+	addr    string
+	token   string
+}
+
+func (f *adminFlags) connect(env *Env) (*admin, error) {
+	f.addr = env.or(f.addr, "KELPIE_ADMIN_SERVER")
+	if f.addr == "" {
+		f.addr = config.DefaultAdminAddr
+	}
+	f.tokenFile = env.or(f.tokenFile, "KELPIE_ADMIN_TOKEN_FILE")
+	if f.tokenFile == "" {
+		f.tokenFile = defaultTokenFile()
+	}
+	token, err := os.ReadFile(f.tokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("the admin token cannot be read: %w; it is in the server's state directory: name it with --admin-token-file", err)
+	}
+	opts, err := f.options(env)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := client.Connect(f.addr, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("--server %s: %w", f.addr, err)
+	}
+	return &admin{
+		conn: conn, service: adminv1.NewAdminServiceClient(conn), flags: f, addr: f.addr, token: strings.TrimSpace(string(token)),
+	}, nil
+}
+
+// ask makes one call with the token and a deadline, and closes the connection.
+func (a *admin) ask(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, a.flags.timeout)
+	defer cancel()
+	err := call(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.token))
+	if closeErr := a.conn.Close(); err == nil && closeErr != nil {
+		return fmt.Errorf("close the connection to %s: %w", a.addr, closeErr)
+	}
+	if err != nil {
+		return a.advise(err)
+	}
+	return nil
+}
+
+// advise says what to do about an error of the server.
+func (a *admin) advise(err error) error {
+	what := map[codes.Code]string{
+		codes.DeadlineExceeded: "it did not answer in time; see --timeout",
+		codes.Unauthenticated:  "see --admin-token-file",
+	}[status.Code(err)]
+	text := err.Error()
+	var carrier interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &carrier) {
+		text = carrier.GRPCStatus().Message()
+	}
+	switch {
+	case status.Code(err) == codes.Unavailable && strings.Contains(text, "connection error"):
+		what = "is it running, and is this its admin listener? see --server, --tls-ca and --insecure"
+	case status.Code(err) == codes.Unimplemented:
+		what = "is this its admin listener, and is it as new as this program? see --server"
+	}
+	if what != "" {
+		text += " (" + what + ")"
+	}
+	return fmt.Errorf("no answer from %s: %s", a.addr, clean(text))
+}
