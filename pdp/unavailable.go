@@ -194,10 +194,14 @@ func (s *Service) standsIn(j *judgment, charge limiter.Charge, spec *policy.Limi
 	if limit == nil {
 		return false
 	}
+	whole := charge.Terms()
+	charge.Limit = limit
+	if share := charge.Terms(); share.Never && !whole.Never {
+		return false // the whole limit may give it again later: the cost is not at fault
+	}
 	if j.alone == nil {
 		j.alone = new(aloneCall)
 	}
-	charge.Limit = limit
 	j.alone.calls[0].Charges = append(j.alone.calls[0].Charges, charge)
 	j.alone.specs = append(j.alone.specs, spec)
 	return true

@@ -113,6 +113,19 @@ func TestShareOfALongBurst(t *testing.T) {
 	}
 }
 
+// A cost that the whole limit may give and the share cannot is not at fault:
+// the limit cannot be asked, and can again some day.
+func TestCostAboveTheShare(t *testing.T) {
+	t.Parallel()
+	o := newOutage(t, "  money: {quota: 10/day, per: [agent], count: cost, on_unavailable: local_share}\n"+wide, 2)
+	costing := func(cost float64) *pdp.Request { return with(readNote, func(r *pdp.Request) { r.Cost = cost }) }
+	o.want(t, costing(6), pdp.Deny, pdp.ReasonDependencyUnavailable, "limits/money")
+	o.want(t, costing(11), pdp.Deny, pdp.ReasonCostExceedsLimit, "limits/money")
+	if dec := o.ask(t, costing(5)); dec.Verdict != pdp.Allow {
+		t.Errorf("a cost of the whole share: %v %s", dec.Verdict, dec.Reason)
+	}
+}
+
 func TestReplicasComeAndGo(t *testing.T) {
 	t.Parallel()
 	o := newOutage(t, "  l: {quota: 12/day, per: [agent], on_unavailable: local_share}\n"+wide, 4)
