@@ -12,6 +12,7 @@ GO ?= go
 FUZZTIME ?= 60s
 POLICY ?= examples/revops
 BREAK ?= no
+LIMITS ?=
 
 # The Go version is in the path: golangci-lint must be built by the Go that it reads.
 TOOLS := $(CURDIR)/.cache/tools/$(shell $(GO) env GOVERSION)
@@ -20,6 +21,7 @@ PROTOC := $(TOOLS)/protoc/protoc-gen-go
 LINT := $(TOOLS)/lint/golangci-lint
 VULN := $(TOOLS)/vuln/govulncheck
 GRPCURL := $(TOOLS)/grpcurl/grpcurl
+RATELIMIT := $(TOOLS)/ratelimit/service_cmd
 # Programs in modules of their own: formatters walk files and find them, ./... ends where a module does.
 PROGRAMS := $(patsubst %/main.go,%,$(wildcard tools/*/main.go))
 LINT_PROGRAM := $(LINT) run --config $(CURDIR)/.golangci.yml
@@ -76,6 +78,10 @@ bench: deps ## measure both sides of every budget and print the ratios
 .PHONY: bench-check
 bench-check: deps ## the same; fails below 0.9 of a budget
 	@$(GO) run ./internal/bench -check
+
+.PHONY: bench-limits
+bench-limits: deps build $(RATELIMIT) ## measure the Redis limiter beside its competitors (LIMITS=FLAGS: see tools/limitbench)
+	@$(GO) run -C tools/limitbench . -kelpie $(CURDIR)/bin/kelpie -ratelimit $(RATELIMIT) $(LIMITS)
 
 ##@ Change
 
@@ -162,3 +168,4 @@ $(eval $(call tool_module,$(PROTOC),protoc))
 $(eval $(call tool_module,$(LINT),lint))
 $(eval $(call tool_module,$(VULN),vuln))
 $(eval $(call tool_module,$(GRPCURL),grpcurl))
+$(eval $(call tool_module,$(RATELIMIT),ratelimit))
