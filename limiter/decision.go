@@ -294,6 +294,12 @@ func (d *decision) observe() {
 	for i := range d.parts() {
 		c, p := &d.call.Charges[i], &d.parts()[i]
 		st := &d.call.Result.Limits[i]
+		if d.fresh > 0 && p.bucket == d.m.none {
+			// One in shadow that lacked, beside a charge that added the bucket.
+			if b := d.m.shards[p.shard].buckets[string(c.Key)]; b != nil {
+				p.bucket = b
+			}
+		}
 		now := d.at(p)
 		left, reset := p.bucket.observe(c.Limit, now, &d.m.shards[p.shard].cal)
 		st.Remaining = left

@@ -156,8 +156,8 @@ type Reading struct {
 
 // Describe tells how a charge stands with its bucket: after the charge, or
 // before it if nothing was charged. fits is what was judged; beside is what
-// charges of the same call that fit take from the same bucket, in Units.
-func (s *Stored) Describe(c *Charge, r Reading, fits bool, beside Units, st *State) {
+// charges of the same call that fit take from the same bucket, each of them.
+func (s *Stored) Describe(c *Charge, r Reading, fits bool, beside []Units, st *State) {
 	l := c.Limit
 	*st = State{Limit: l.capacity(), Lacked: !fits}
 	now := r.Judged
@@ -173,7 +173,7 @@ func (s *Stored) Describe(c *Charge, r Reading, fits bool, beside Units, st *Sta
 	if fits {
 		return
 	}
-	if c.Cost > st.Limit || beside > st.Limit-c.Cost {
+	if c.Cost > st.Limit || total(beside) > st.Limit-c.Cost {
 		st.Never = true
 		return
 	}
@@ -202,7 +202,7 @@ func (s *Stored) observe(l *Limit, now int64) (Units, int64) {
 	}
 }
 
-func (s *Stored) wait(c *Charge, now int64, beside Units) int64 {
+func (s *Stored) wait(c *Charge, now int64, beside []Units) int64 {
 	if s.kind != c.Limit.Kind {
 		return 0
 	}
@@ -210,15 +210,27 @@ func (s *Stored) wait(c *Charge, now int64, beside Units) int64 {
 	var cal calendarCache
 	switch c.Limit.Kind {
 	case KindRate:
-		wait, _ = s.rate.judge(c.Limit, now, increment(emission(c.Limit), beside), c.Cost)
+		var ticks int64 // each is rounded for itself
+		for _, n := range beside {
+			ticks += increment(emission(c.Limit), n)
+		}
+		wait, _ = s.rate.judge(c.Limit, now, ticks, c.Cost)
 	case KindWindow:
-		wait, _ = s.window.judge(c.Limit, now, beside, c.Cost)
+		wait, _ = s.window.judge(c.Limit, now, total(beside), c.Cost)
 	case KindQuota:
-		wait, _ = s.quota.judge(c.Limit, now, &cal, beside, c.Cost)
+		wait, _ = s.quota.judge(c.Limit, now, &cal, total(beside), c.Cost)
 	default:
-		wait, _ = s.holds.judge(c.Limit, now, beside, c.Cost)
+		wait, _ = s.holds.judge(c.Limit, now, total(beside), c.Cost)
 	}
 	return wait
+}
+
+func total(amounts []Units) Units {
+	var sum Units
+	for _, n := range amounts {
+		sum += n
+	}
+	return sum
 }
 
 // Mark is the mark of a charge that was taken, to be given back by. after is

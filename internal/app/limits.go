@@ -51,6 +51,7 @@ func (a *App) buildLimits(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	redislimiter.LogTo(func(text string) { a.log.DebugContext(ctx, "the Redis client", slog.String("says", text)) })
 	shared, err := redislimiter.New(ctx, redislimiter.Config{
 		Options: opts, Prefix: a.cfg.Redis.Prefix, NoCoalescing: a.cfg.Redis.NoCoalescing, NoDenyCache: a.cfg.Redis.NoDenyCache,
 		Observe: func(d time.Duration, _ error) { took.Observe(d.Seconds()) },

@@ -1,6 +1,9 @@
 package config_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -116,6 +119,26 @@ func TestLoadFaults(t *testing.T) {
 			want:  []string{"grpc_addr: 0.0.0.0:7070 is not a loopback address", "admin_addr: [::]:7072 is not a loopback address", "insecure"},
 		},
 		"a name is not local": {flags: map[string]string{"policy": "p", "grpc_addr": "kelpie.example.com:7070"}, want: []string{"grpc_addr:"}},
+		"redis settings without redis": {
+			flags: map[string]string{"policy": "p", "redis_password_file": "f", "redis_sentinel_password_file": "f", "redis_ca": "f", "redis_cert": "f", "redis_key": "f"},
+			want: []string{
+				"redis_password_file: is set, but redis is not", "redis_sentinel_password_file: is set", "redis_ca: is set", "redis_cert: is set", "redis_key: is set",
+			},
+		},
+		"redis key without cert": {flags: map[string]string{"policy": "p", "redis": "rediss://h", "redis_key": "k"}, want: []string{"redis_cert, redis_key: one is set without the other"}},
+		"redis CA without TLS":   {flags: map[string]string{"policy": "p", "redis": "redis://h", "redis_ca": "c"}, want: []string{"redis_ca, redis_cert: TLS is off; write rediss://"}},
+		"two redis passwords": {
+			flags: map[string]string{"policy": "p", "redis": "redis://h", "redis_password_file": "f", "redis_sentinel_password_file": "g"},
+			env:   map[string]string{"KELPIE_REDIS_PASSWORD": "hunter2", "KELPIE_REDIS_SENTINEL_PASSWORD": "hunter2"},
+			want:  []string{"redis_password_file: KELPIE_REDIS_PASSWORD is set too", "redis_sentinel_password_file: KELPIE_REDIS_SENTINEL_PASSWORD is set too"},
+		},
+		"redis password as a flag":  {flags: map[string]string{"policy": "p", "redis_password": "hunter2"}, want: []string{"there is no such key"}},
+		"redis password in a file":  {yaml: "policy: p\nredis_password: hunter2\n", want: []string{`there is no key "redis_password"`}},
+		"redis prefix with a colon": {flags: map[string]string{"policy": "p", "redis_prefix": "a:b"}, want: []string{"redis_prefix"}},
+		"redis prefix too long":     {flags: map[string]string{"policy": "p", "redis_prefix": strings.Repeat("x", 33)}, want: []string{"redis_prefix"}},
+		"redis timeout too short":   {flags: map[string]string{"policy": "p", "redis_timeout": "4ms"}, want: []string{"redis_timeout"}},
+		"redis timeout too long":    {yaml: "policy: p\nredis_timeout: 5.1s\n", want: []string{"config.yaml:2", "redis_timeout"}},
+		"redis switch":              {flags: map[string]string{"policy": "p", "redis_coalescing": "yes"}, want: []string{"redis_coalescing"}},
 		"several at once": {
 			flags: map[string]string{"grpc_addr": "x", "admin_addr": "y", "tls_cert": "c"},
 			want:  []string{"policy:", "grpc_addr:", "admin_addr:", "TLS needs both"},
@@ -135,6 +158,9 @@ func TestLoadFaults(t *testing.T) {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("the error lacks %q:\n%v", want, err)
 				}
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error tells a password:\n%v", err)
 			}
 		})
 	}
@@ -219,5 +245,52 @@ func TestKeysCoverTheSchema(t *testing.T) {
 		if _, fixed := flags[key.Name]; !fixed && cmp.Equal(base, got) {
 			t.Errorf("%s changes nothing in Config", key.Env)
 		}
+	}
+}
+
+func TestRedis(t *testing.T) {
+	t.Parallel()
+	got, err := config.Load(config.Sources{
+		File: file(t, "policy: p\nredis: rediss-sentinel://app@a,b/m\nredis_deny_cache: \"off\"\nredis_coalescing: off\nredis_prefix: team.a-b_c\nredis_timeout: 0.005s\n"),
+		Lookup: env(map[string]string{
+			"KELPIE_REDIS_PASSWORD_FILE": "pw", "KELPIE_REDIS_SENTINEL_PASSWORD": "hunter2",
+			"KELPIE_REDIS_CA": "ca", "KELPIE_REDIS_CERT": "cert", "KELPIE_REDIS_KEY": "key",
+		}),
+		Flags: map[string]string{"redis_deny_cache": "on"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Redis{
+		URL: "rediss-sentinel://app@a,b/m", PasswordFile: "pw", SentinelPassword: "hunter2", CA: "ca", Cert: "cert", Key: "key",
+		Prefix: "team.a-b_c", Timeout: 5 * time.Millisecond, NoCoalescing: true,
+	}
+	if diff := cmp.Diff(want, got.Redis); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A secret is not printed, however one tries.
+func TestSecretIsHidden(t *testing.T) {
+	t.Parallel()
+	cfg := config.Redis{Password: "hunter2", SentinelPassword: "hunter2"}
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		fmt.Fprintf(&out, verb+"\n", cfg)
+		fmt.Fprintf(&out, verb+"\n", cfg.Password)
+		fmt.Fprintf(&out, verb+"\n", &cfg)
+	}
+	text, err := json.Marshal(map[string]config.Secret{"password": cfg.Password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Write(text)
+	slog.New(slog.NewTextHandler(&out, nil)).Info("", "cfg", cfg, "password", cfg.Password)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("", "cfg", cfg, "password", cfg.Password)
+	if s := strings.ToLower(out.String()); strings.Contains(s, "hunter2") || strings.Contains(s, "68756e74657232") {
+		t.Errorf("a secret was printed:\n%s", s)
+	}
+	if got := config.Secret("").String(); got != "" {
+		t.Errorf("no secret is shown as %q", got)
 	}
 }

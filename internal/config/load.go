@@ -97,7 +97,7 @@ var usages = map[string]struct{ fallback, usage string }{
 	"max_limit_keys":               {strconv.Itoa(DefaultMaxLimitKeys), "buckets that the in-process limiter may hold"},
 	"drain_delay":                  {"0s", "how long to serve on after NOT_SERVING was reported"},
 	"drain_timeout":                {DefaultDrainTimeout.String(), "how long calls under way may take to finish at shutdown"},
-	"redis":                        {"", "where replicas share limits: redis://HOST:PORT; docs/limits.md has the other forms"},
+	"redis":                        {"", "where replicas share limits: redis://HOST:PORT; docs/operations.md has the other forms"},
 	"redis_password_file":          {"", "file with the password of Redis; KELPIE_REDIS_PASSWORD holds the password itself"},
 	"redis_sentinel_password_file": {"", "file with the password of the sentinels; KELPIE_REDIS_SENTINEL_PASSWORD holds the password itself"},
 	"redis_ca":                     {"", "PEM file of the authorities of Redis's certificate"},

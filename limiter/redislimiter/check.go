@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -14,45 +16,132 @@ import (
 const oldestMajor = 7
 
 // checkServer asks the server, or each master of a cluster, whether it can keep
-// limits. Warnings are about what will lose limits some day.
-func checkServer(ctx context.Context, client redis.UniversalClient) (warnings []string, err error) {
+// limits: by its version, its settings, and what the user may do with keys of
+// the prefix. Warnings are about what will lose limits some day; the error says
+// what to do.
+func checkServer(ctx context.Context, client redis.UniversalClient, o *Options, prefix string) (warnings []string, err error) {
+	t, err := parseURL(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	w := words{t: t, timeout: o.Timeout}
 	if cluster, ok := client.(*redis.ClusterClient); ok {
-		all := make(chan string, 64)
-		err := cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+		warnings, err = checkCluster(ctx, cluster)
+	} else {
+		warnings, err = checkNode(ctx, client)
+	}
+	if err != nil {
+		return nil, w.of(err)
+	}
+	warning, err := checkUser(ctx, client, prefix)
+	if err != nil {
+		return nil, w.of(err)
+	}
+	if warning != "" {
+		warnings = append(warnings, warning)
+	}
+	return warnings, nil
+}
+
+func checkCluster(ctx context.Context, cluster *redis.ClusterClient) ([]string, error) {
+	var (
+		mu  sync.Mutex
+		all []string
+	)
+	err := patiently(ctx, func() error {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 			found, err := checkNode(ctx, node)
-			for _, w := range found {
-				all <- w
+			mu.Lock()
+			defer mu.Unlock()
+			for _, f := range found {
+				if !slices.Contains(all, f) {
+					all = append(all, f)
+				}
 			}
 			return err
 		})
-		close(all)
-		for w := range all {
-			warnings = append(warnings, w)
-		}
-		return warnings, inWords(err)
-	}
-	warnings, err = checkNode(ctx, client)
-	return warnings, inWords(err)
+	})
+	return all, err
 }
 
-func checkNode(ctx context.Context, node redis.Cmdable) ([]string, error) {
-	text, err := node.Info(ctx).Result()
+func checkNode(ctx context.Context, node redis.Cmdable) (warnings []string, err error) {
+	var text string
+	err = patiently(ctx, func() error {
+		var err error
+		text, err = node.Info(ctx).Result()
+		return err //nolint:wrapcheck // The caller puts it into words.
+	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // inWords does.
+		return nil, err
 	}
+	return judgeInfo(text)
+}
+
+// judgeInfo judges the answer to INFO.
+func judgeInfo(text string) (warnings []string, err error) {
 	info := parseInfo(text)
-	major, _, _ := strings.Cut(info["redis_version"], ".")
+	if info["redis_mode"] == "sentinel" {
+		return nil, errors.New("it is a sentinel; write redis-sentinel://HOST:PORT,.../MASTER in redis, with all sentinels")
+	}
+	version := info["redis_version"]
+	major, _, _ := strings.Cut(version, ".")
 	if n, err := strconv.Atoi(major); err != nil || n < oldestMajor {
-		return nil, fmt.Errorf("it is Redis %q, and limits need version 7.0 or later (or Valkey); upgrade it", info["redis_version"])
+		return nil, fmt.Errorf("it is Redis %q, and limits need version 7.0 or later, or Valkey; upgrade it", version)
 	}
 	if info["role"] == "slave" {
-		return nil, errors.New("it is a replica, which cannot be written; name its primary, or the sentinels")
+		return nil, errReplica
 	}
-	var warnings []string
-	if policy := info["maxmemory_policy"]; info["maxmemory"] != "0" && policy != "noeviction" && policy != "volatile-ttl" {
-		warnings = append(warnings, fmt.Sprintf("maxmemory-policy is %s: when memory is full Redis forgets limits, which admits too much; set maxmemory-policy noeviction", policy))
+	policy := info["maxmemory_policy"]
+	switch {
+	case info["maxmemory"] == "0" || policy == "" || policy == "noeviction" || policy == "volatile-ttl":
+	default:
+		warnings = append(warnings, fmt.Sprintf("maxmemory-policy is %s: when its memory is full Redis forgets limits, which admits too much; set maxmemory-policy noeviction", policy))
 	}
 	return warnings, nil
+}
+
+var errReplica = errors.New("it is a replica, which takes no writes; name its primary in redis, or the sentinels by redis-sentinel://")
+
+// checkText does once what the scripts do, with keys that are gone at once.
+const checkText = `#!lua
+redis.call('TIME')
+redis.call('SET', KEYS[1], '', 'PX', 1000)
+redis.call('PSETEX', KEYS[1], 1, '')
+redis.call('GET', KEYS[1])
+redis.call('MGET', KEYS[1])
+redis.call('HSETNX', KEYS[2], 'a', '')
+redis.call('PEXPIRE', KEYS[2], 1)
+redis.call('HGET', KEYS[2], 'a')
+redis.call('HEXISTS', KEYS[2], 'a')
+redis.call('ZADD', KEYS[3], 1, 'a')
+redis.call('PEXPIRE', KEYS[3], 1)
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '+inf')
+redis.call('ZCARD', KEYS[3])
+return 1`
+
+// checkUser tries what the user may do. That the memory is full is a warning,
+// as it may pass.
+func checkUser(ctx context.Context, client redis.UniversalClient, prefix string) (warning string, err error) {
+	var keys []string
+	for _, kind := range []string{"s", "h", "z"} {
+		keys = append(keys, string(appendHome(nil, prefix, []byte("check"+kind), len("check"), 0)))
+	}
+	err = patiently(ctx, func() error { return client.Eval(ctx, checkText, keys).Err() })
+	if err != nil && strings.HasPrefix(err.Error(), "OOM") {
+		return "its memory is full, and it refuses to keep what is charged until there is room: limits are judged as their on_unavailable says; raise maxmemory", nil
+	}
+	return "", err
+}
+
+// patiently asks again while ctx allows it if there was no answer in time: the
+// first exchange makes the connection, and a decision waits for none of this.
+func patiently(ctx context.Context, ask func() error) error {
+	for {
+		err := ask()
+		if err == nil || !isTimeout(err) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func parseInfo(text string) map[string]string {
@@ -63,28 +152,4 @@ func parseInfo(text string) map[string]string {
 		}
 	}
 	return info
-}
-
-// inWords says what to do about an error of the first exchange.
-func inWords(err error) error {
-	if err == nil {
-		return nil
-	}
-	text := err.Error()
-	switch {
-	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "invalid password"):
-		return errors.New("it refuses the user or password; see the user in the URL, and redis_password_file or KELPIE_REDIS_PASSWORD")
-	case strings.HasPrefix(text, "NOAUTH"):
-		return errors.New("it asks for a password; put it into a file and name it by redis_password_file, or set KELPIE_REDIS_PASSWORD")
-	case strings.HasPrefix(text, "NOPERM"):
-		return fmt.Errorf("its user may not do what is needed (%s); docs/limits.md lists the commands for the ACL", text)
-	case strings.Contains(text, "cluster support disabled"):
-		return errors.New("it is no cluster; write redis:// instead of redis-cluster://")
-	case strings.HasPrefix(text, "MOVED"):
-		return errors.New("it is a node of a cluster; write redis-cluster:// instead of redis://")
-	case strings.Contains(text, "all sentinels specified in configuration are unreachable"):
-		return fmt.Errorf("no sentinel names the master: %w", err)
-	default:
-		return err
-	}
 }

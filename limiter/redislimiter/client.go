@@ -3,7 +3,9 @@ package redislimiter
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -12,6 +14,9 @@ import (
 
 const (
 	poolTimeout = 20 * time.Millisecond
+	// Nobody waits for a connection longer than for an exchange. One that takes
+	// longer to make serves whoever comes then.
+	dialTimeout = 500 * time.Millisecond
 	// A demoted or restarted node is noticed by the probe sooner than by this.
 	reloadCluster = 10 * time.Second
 )
@@ -26,48 +31,104 @@ func newClient(o *Options, lanes int) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the URL of Redis: %w", err)
 	}
+	if t.user != "" && o.Password == nil {
+		return nil, errors.New("the URL of Redis names a user, but there is no password; put it into a file that redis_password_file names, or into KELPIE_REDIS_PASSWORD")
+	}
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
 	}
-	var tlsConfig *tls.Config
+	c := clientSettings{t: t, o: o, conns: 2 * lanes, dial: max(dialTimeout, o.Timeout), dialer: o.Dialer}
 	if t.secure {
-		tlsConfig = o.TLS
-		if tlsConfig == nil {
-			tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		if c.tls = o.TLS; c.tls == nil {
+			c.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		if o.Dialer != nil {
+			// The client speaks TLS on connections of its own alone.
+			c.dialer = secured(o.Dialer, c.tls)
 		}
 	}
 	switch t.form {
 	case formCluster:
-		return redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: t.addrs, TLSConfig: tlsConfig, Dialer: o.Dialer, CredentialsProviderContext: credentials(t, o),
-			Protocol: 2, MaxRetries: -1, DialerRetries: 1, DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
-			ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: 2 * lanes, PipelinePoolSize: 2 * lanes,
-			DisableIdentity: true, ClusterStateReloadInterval: reloadCluster,
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		}), nil
+		return redis.NewClusterClient(c.cluster()), nil
 	case formSentinel:
-		fo := &redis.FailoverOptions{
-			MasterName: t.master, SentinelAddrs: t.addrs, DB: t.db, TLSConfig: tlsConfig, Dialer: o.Dialer,
-			CredentialsProviderContext: credentials(t, o),
-			Protocol:                   2, MaxRetries: -1, DialerRetries: 1, DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
-			ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: 2 * lanes, PipelinePoolSize: 2 * lanes,
-			DisableIdentity: true,
+		options, err := c.sentinel()
+		if err != nil {
+			return nil, err
 		}
-		if o.SentinelPassword != nil {
-			if fo.SentinelPassword, err = o.SentinelPassword(); err != nil {
-				return nil, fmt.Errorf("the password of the sentinels: %w", err)
+		return redis.NewFailoverClient(options), nil
+	default:
+		return redis.NewClient(c.server()), nil
+	}
+}
+
+// clientSettings are what the clients of all forms have in common, though not in
+// one type.
+type clientSettings struct {
+	t      *target
+	o      *Options
+	tls    *tls.Config
+	conns  int
+	dial   time.Duration
+	dialer func(context.Context, string, string) (net.Conn, error)
+}
+
+func (c *clientSettings) server() *redis.Options {
+	return &redis.Options{
+		Network: c.t.network, Addr: c.t.addrs[0], DB: c.t.db, TLSConfig: c.tls, Dialer: c.dialer,
+		CredentialsProviderContext: credentials(c.t, c.o), OnConnect: c.o.greet, Protocol: 2, DisableIdentity: true,
+		MaxRetries: -1, DialerRetries: 1, DialTimeout: c.dial, ReadTimeout: c.o.Timeout, WriteTimeout: c.o.Timeout,
+		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: c.conns, PipelinePoolSize: c.conns,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+func (c *clientSettings) cluster() *redis.ClusterOptions {
+	return &redis.ClusterOptions{
+		Addrs: c.t.addrs, TLSConfig: c.tls, Dialer: c.dialer, ClusterStateReloadInterval: reloadCluster,
+		CredentialsProviderContext: credentials(c.t, c.o), OnConnect: c.o.greet, Protocol: 2, DisableIdentity: true,
+		MaxRetries: -1, DialerRetries: 1, DialTimeout: c.dial, ReadTimeout: c.o.Timeout, WriteTimeout: c.o.Timeout,
+		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: c.conns, PipelinePoolSize: c.conns,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+// sentinel has no notifications to switch off: its client never asks for them.
+func (c *clientSettings) sentinel() (*redis.FailoverOptions, error) {
+	options := &redis.FailoverOptions{
+		MasterName: c.t.master, SentinelAddrs: c.t.addrs, DB: c.t.db, TLSConfig: c.tls, Dialer: c.dialer,
+		CredentialsProviderContext: credentials(c.t, c.o), OnConnect: c.o.greet, Protocol: 2, DisableIdentity: true,
+		MaxRetries: -1, DialerRetries: 1, DialTimeout: c.dial, ReadTimeout: c.o.Timeout, WriteTimeout: c.o.Timeout,
+		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: c.conns, PipelinePoolSize: c.conns,
+	}
+	if c.o.SentinelPassword != nil {
+		var err error
+		if options.SentinelPassword, err = c.o.SentinelPassword(); err != nil {
+			return nil, fmt.Errorf("the password of the sentinels: %w", err)
+		}
+	}
+	return options, nil
+}
+
+// secured speaks TLS on the connections of a dialer.
+func secured(dial func(context.Context, string, string) (net.Conn, error), config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		raw, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		own := config.Clone()
+		if own.ServerName == "" {
+			if own.ServerName, _, err = net.SplitHostPort(addr); err != nil {
+				raw.Close()
+				return nil, fmt.Errorf("the address of Redis: %w", err)
 			}
 		}
-		return redis.NewFailoverClient(fo), nil
-	default:
-		return redis.NewClient(&redis.Options{
-			Network: t.network, Addr: t.addrs[0], DB: t.db, TLSConfig: tlsConfig, Dialer: o.Dialer,
-			CredentialsProviderContext: credentials(t, o),
-			Protocol:                   2, MaxRetries: -1, DialerRetries: 1, DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
-			ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: 2 * lanes, PipelinePoolSize: 2 * lanes,
-			DisableIdentity:          true,
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		}), nil
+		conn := tls.Client(raw, own)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, fmt.Errorf("speak TLS with Redis: %w", err)
+		}
+		return conn, nil
 	}
 }
 

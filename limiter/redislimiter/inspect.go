@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -21,6 +22,8 @@ const (
 	scanCount = 1000
 	// lookCount is how many values are read at once.
 	lookCount = 100
+	// scanTimeout bounds one step of a scan, for which no decision waits.
+	scanTimeout = 2 * time.Second
 )
 
 var errNoSlot = errors.New("redislimiter: the slot is empty; name whose buckets are meant")
@@ -119,7 +122,7 @@ func (l *Limiter) homes(ctx context.Context, begin []byte) ([]string, error) {
 	var mu sync.Mutex
 	seen := map[string]bool{}
 	scan := func(ctx context.Context, node *redis.Client) error {
-		it := node.Scan(ctx, 0, pattern, scanCount).Iterator()
+		it := node.WithTimeout(scanTimeout).Scan(ctx, 0, pattern, scanCount).Iterator()
 		for it.Next(ctx) {
 			mu.Lock()
 			seen[it.Val()] = true
@@ -170,7 +173,7 @@ func (l *Limiter) Forget(ctx context.Context, slot, rest []byte) (int, error) {
 	}
 	gone := 0
 	for _, key := range keys {
-		got, err := l.eval(ctx, forgetScript, key, id, clock)
+		got, err := l.eval(ctx, forgetScript, false, key, id, clock)
 		if err != nil {
 			return gone, err
 		}

@@ -2,6 +2,7 @@ package redislimiter
 
 import (
 	"sync"
+	"time"
 
 	"github.com/kelpie-authz/kelpie/limiter"
 )
@@ -15,6 +16,8 @@ type job struct {
 	answer string
 
 	err error
+	// queued is when it began to wait.
+	queued time.Time
 	// wake tells the waiting caller to go on: with the batch that it is to send
 	// as the next leader, or nil if its own job is done.
 	wake chan []*job
@@ -31,8 +34,9 @@ type lane struct {
 	// send does the jobs of a batch.
 	send func(batch []*job)
 	// width is how many batches may be under way at once, length how many jobs
-	// may wait.
+	// may wait, and patience how long one may.
 	width, length int
+	patience      time.Duration
 
 	mu     sync.Mutex
 	busy   int
@@ -57,6 +61,7 @@ func (l *lane) do(j *job) error {
 		l.mu.Unlock()
 		return errQueue
 	}
+	j.queued = time.Now()
 	l.queue = append(l.queue, j)
 	l.mu.Unlock()
 	if batch := <-j.wake; batch != nil {
@@ -90,6 +95,7 @@ func (l *lane) lead(batch []*job) {
 // handOn lets the first of those that wait lead the next batch.
 func (l *lane) handOn() {
 	l.mu.Lock()
+	l.dropLate()
 	if len(l.queue) == 0 {
 		l.busy--
 		l.mu.Unlock()
@@ -100,6 +106,21 @@ func (l *lane) handOn() {
 	l.queue = l.queue[n:]
 	l.mu.Unlock()
 	next[0].wake <- next
+}
+
+// dropLate ends jobs that have waited for too long, which happens where a server
+// is slow and yet answers in time. They are the first in the queue.
+func (l *lane) dropLate() {
+	if len(l.queue) == 0 || l.patience <= 0 {
+		return
+	}
+	late, limit := 0, time.Now().Add(-l.patience)
+	for late < len(l.queue) && l.queue[late].queued.Before(limit) {
+		l.queue[late].err = errQueue
+		l.queue[late].wake <- nil
+		late++
+	}
+	l.queue = l.queue[late:]
 }
 
 // stop makes every job that waits, and each that comes, end with err unsent; nil

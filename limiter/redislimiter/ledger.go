@@ -2,11 +2,8 @@ package redislimiter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/kelpie-authz/kelpie/limiter"
 )
@@ -30,70 +27,51 @@ func (g *Ledger) key(id string) string {
 
 // Keep implements [limiter.Ledger].
 func (g *Ledger) Keep(ctx context.Context, id string, record []byte, ttl time.Duration) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if err := limiter.CheckLedgerTTL(ttl); err != nil {
 		return err
 	}
-	_, err := g.l.eval(ctx, keepScript, g.key(id), record, max(1, ttl.Milliseconds()))
+	_, err := g.l.eval(ctx, keepScript, false, g.key(id), record, max(1, ttl.Milliseconds()))
 	return err
 }
 
 // Look implements [limiter.Ledger].
 func (g *Ledger) Look(ctx context.Context, id string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
+	return text(g.l.eval(ctx, lookScript, true, g.key(id), ""))
+}
+
+// text is a script's answer that is a text or nothing.
+func text(got any, err error) ([]byte, error) {
+	if err != nil || got == nil {
 		return nil, err
 	}
-	record, err := g.l.client.HGet(ctx, g.key(id), "record").Bytes()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil, nil
-	case err != nil:
-		return nil, unavailable(err)
+	s, ok := got.(string)
+	if !ok {
+		return nil, unavailable(fmt.Errorf("%w: a text is a %T", errReply, got))
 	}
-	return record, nil
+	return append(make([]byte, 0, len(s)), s...), nil // never nil
 }
 
 // Mark implements [limiter.Ledger].
 func (g *Ledger) Mark(ctx context.Context, id, mark string, value []byte) ([]byte, error) {
+	return text(g.l.eval(ctx, markScript, false, g.key(id), mark, value))
+}
+
+// eval runs a script over one key, for what is not a decision. It goes the way of
+// decisions, so that it neither waits for a server that is given up nor for a
+// connection. Nil without an error is the script's answer of nothing.
+func (l *Limiter) eval(ctx context.Context, s *script, readOnly bool, key string, args ...any) (any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	got, err := g.l.eval(ctx, markScript, g.key(id), mark, value)
-	if err != nil || got == nil {
-		return nil, err
-	}
-	text, ok := got.(string)
-	if !ok {
-		return nil, unavailable(fmt.Errorf("%w: a mark is a %T", errReply, got))
-	}
-	return []byte(text), nil
-}
-
-// eval runs a script over one key, for what is not a decision: outside of the
-// lanes, and once. Nil without an error is the script's answer of nothing.
-func (l *Limiter) eval(ctx context.Context, s *script, key string, args ...any) (any, error) {
 	if l.closed.Load() {
 		return nil, limiter.ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Options.Timeout)
-	defer cancel()
-	got, err := l.run(ctx, "evalsha", s.sha, key, args)
-	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		got, err = l.run(ctx, "eval", s.text, key, args)
+	k := l.only
+	if l.nodes != nil {
+		var err error
+		if k, err = l.nodes.way([]byte(key)); err != nil { //nolint:contextcheck // It looks into what is known.
+			return nil, err
+		}
 	}
-	if errors.Is(err, redis.Nil) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	return got, nil
-}
-
-func (l *Limiter) run(ctx context.Context, name, which, key string, args []any) (any, error) {
-	cmd := &command{redis.NewCmd(ctx, append([]any{name, which, 1, key}, args...)...)}
-	_ = l.client.Process(ctx, cmd)
-	return cmd.Result() //nolint:wrapcheck // eval does.
+	return k.eval(s, readOnly, key, args)
 }

@@ -129,26 +129,29 @@ func New(ctx context.Context, cfg Config) (*Limiter, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
+	var known servers
+	cfg.Options.greet = known.greet
 	client, err := newClient(&cfg.Options, cfg.lanes)
 	if err != nil {
 		return nil, err
 	}
-	checking, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	warnings, err := checkServer(checking, client)
+	l, err := newLimiter(client, cfg)
 	if err != nil {
 		_ = client.Close()
+		return nil, err
+	}
+	known.lost = l.floors.suspect // nothing was connected yet
+	checking, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	warnings, err := checkServer(checking, client, &cfg.Options, cfg.Prefix)
+	if err != nil {
+		_ = l.Close()
 		return nil, fmt.Errorf("ask Redis: %w", err)
 	}
 	for _, w := range warnings {
 		if cfg.Warn != nil {
 			cfg.Warn(w)
 		}
-	}
-	l, err := newLimiter(client, cfg)
-	if err != nil {
-		_ = client.Close()
-		return nil, err
 	}
 	l.members = l.join()
 	return l, nil
@@ -173,7 +176,7 @@ func newLimiter(client redis.UniversalClient, cfg Config) (*Limiter, error) {
 		l.nodes = &nodes{l: l, client: cluster}
 		return l, nil
 	}
-	l.only = l.newLink(client, func(ctx context.Context) error { return client.Ping(ctx).Err() })
+	l.only = l.newLink(client, func(ctx context.Context) error { return probeScript.alive(ctx, client) })
 	return l, nil
 }
 
@@ -185,13 +188,13 @@ func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
-	if l.members != nil {
-		l.members.close()
-	}
 	if l.only != nil {
 		l.only.close()
 	} else {
 		l.nodes.close()
+	}
+	if l.members != nil { // after those who wait were told, as it asks Redis once more
+		l.members.close()
 	}
 	if err := l.client.Close(); err != nil {
 		return fmt.Errorf("close the connections to Redis: %w", err)
@@ -352,6 +355,14 @@ func (l *Limiter) refund(k *link, taken []limiter.Taken) error {
 	w.req.begin(flags, limiter.StopNever, reading, l.now(), 0)
 	w.req.refund(l.prefix, taken)
 	_, err := k.run(w)
+	for i := range taken {
+		t := &taken[i]
+		if t.Limit.Kind == limiter.KindConcurrency {
+			continue // it is not remembered
+		}
+		key := appendHome(nil, l.prefix, t.Key, t.Slot, t.Home)
+		l.floors.gave(key, w.req.sign(nil, t.Limit, t.Key, t.Home), l.now())
+	}
 	return err
 }
 

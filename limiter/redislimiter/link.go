@@ -28,7 +28,7 @@ type command struct {
 func (c *command) NoRetry() bool { return true }
 
 var (
-	errQueue = fmt.Errorf("%w: too many calls wait for it", limiter.ErrUnavailable)
+	errQueue = fmt.Errorf("%w: too many calls wait for it, or for too long", limiter.ErrUnavailable)
 	errPanic = fmt.Errorf("%w: a call that went along with this one panicked", limiter.ErrUnavailable)
 	errOpen  = fmt.Errorf("%w: it did not answer lately, and is asked again as soon as it does", limiter.ErrUnavailable)
 )
@@ -62,6 +62,8 @@ type link struct {
 	now    func() int64
 	saw    func(int64)
 	floors *floors
+	// knows is set once the server has run the script by its name.
+	knows atomic.Bool
 	// together is false if every call is to be a command of its own.
 	together bool
 	// bySlot says that the server is a node of a cluster: one run of a script is
@@ -85,7 +87,7 @@ func (l *Limiter) newLink(client redis.UniversalClient, ping func(context.Contex
 		done: make(chan struct{}),
 	}
 	k.shipments.New = func() any { return new(shipment) }
-	k.lane = lane{send: k.send, width: l.cfg.lanes, length: l.cfg.MaxWaiting}
+	k.lane = lane{send: k.send, width: l.cfg.lanes, length: l.cfg.MaxWaiting, patience: k.timeout}
 	return k
 }
 
@@ -106,6 +108,15 @@ func (l *link) take(call *limiter.Call) error {
 	err := l.lane.do(j)
 	j.release()
 	return err
+}
+
+// eval runs a script that is not about calls over one key.
+func (l *link) eval(s *script, readOnly bool, key string, args []any) (any, error) {
+	p := new(parcel)
+	p.reset(s, readOnly)
+	p.req.keys, p.req.ends, p.more = []byte(key), []int{len(key)}, args
+	_, err := l.run(p)
+	return p.result, err
 }
 
 // run runs a request of its own and returns the answer.
@@ -271,8 +282,25 @@ func (p *parcel) args() []any {
 	for i := range p.req.ends {
 		p.req.args = append(p.req.args, p.req.key(i))
 	}
-	p.req.args = append(p.req.args, p.req.buf)
+	if p.more != nil {
+		p.req.args = append(p.req.args, p.more...)
+	} else {
+		p.req.args = append(p.req.args, p.req.buf)
+	}
 	return p.req.args
+}
+
+// read reads the answer. That of a script about calls is a text.
+func (p *parcel) read() (string, error) {
+	if p.more == nil {
+		return p.cmd.Text() //nolint:wrapcheck // receive does.
+	}
+	got, err := p.cmd.Result()
+	if errors.Is(err, redis.Nil) {
+		got, err = nil, nil
+	}
+	p.result = got
+	return "", err
 }
 
 // receive opens the answers and returns the parcels that have to be sent again:
@@ -280,17 +308,20 @@ func (p *parcel) args() []any {
 func (l *link) receive(parcels []*parcel, turn int) []*parcel {
 	again := parcels[:0]
 	for _, p := range parcels {
-		text, err := p.cmd.Text()
+		text, err := p.read()
 		switch {
 		case err != nil && !p.text && strings.HasPrefix(err.Error(), "NOSCRIPT"):
 			l.stats.scripts.Add(1)
 			p.text = true
+			l.doubt(p)
 			again = append(again, p)
 		case err != nil:
 			p.fail(unavailable(err))
 		case p.jobs[0].own != nil:
+			l.knew(p)
 			p.jobs[0].answer = text
 		case l.deliver(p, text):
+			l.knew(p)
 		case turn >= mostTurns:
 			p.fail(unavailable(errCalendar))
 		default:
@@ -298,6 +329,34 @@ func (l *link) receive(parcels []*parcel, turn int) []*parcel {
 		}
 	}
 	return again
+}
+
+// knew notes that the server has run the script by its name.
+func (l *link) knew(p *parcel) {
+	if !p.text && p.script == takeScript && !l.knows.Load() {
+		l.knows.Store(true)
+	}
+}
+
+// doubt makes a parcel put back what is known, as a server that has forgotten a
+// script may be another one, or the same after a restart.
+func (l *link) doubt(p *parcel) {
+	if p.script != takeScript {
+		return
+	}
+	if l.knows.Swap(false) {
+		l.floors.suspect()
+	}
+	epoch := l.floors.epoch.Load()
+	if epoch == p.req.epoch {
+		return
+	}
+	p.req.renew(epoch)
+	if p.jobs[0].own == nil {
+		p.seal(l.floors)
+	} else {
+		p.req.seal(l.floors)
+	}
 }
 
 // deliver fills the results of a parcel's calls. It is false if the parcel was
@@ -361,6 +420,7 @@ func (l *link) note(fault error) {
 		return
 	}
 	l.shaky.Store(true)
+	l.floors.suspect() // whoever is the first to be answered again already puts back what it knows
 	l.stats.failures.Add(1)
 	var timeout net.Error
 	timedOut := errors.As(fault, &timeout) && timeout.Timeout()

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // A replica says that it lives once a second, and counts until it was silent for
@@ -54,10 +56,34 @@ func (m *members) key() string {
 }
 
 func (m *members) beat() {
-	got, err := m.l.eval(context.Background(), memberScript, m.key(), m.id, silence.Milliseconds())
-	if n, ok := got.(int64); err == nil && ok {
-		m.count.Store(max(1, n))
+	got, err := m.ask()
+	n, ok := got.(int64)
+	if err != nil || !ok {
+		return
 	}
+	if n < 0 {
+		// Redis has lost it, and what else with it?
+		m.l.floors.suspect()
+		n = -n
+	}
+	m.count.Store(max(1, n))
+}
+
+// ask sends the heartbeat on a connection of its own: it is to take no place from
+// a decision.
+func (m *members) ask() (any, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), m.l.cfg.Options.Timeout)
+	defer cancel()
+	run := func(name, which string) (any, error) {
+		cmd := &command{redis.NewCmd(ctx, name, which, 1, m.key(), m.id, silence.Milliseconds())}
+		_ = m.l.client.Process(ctx, cmd)
+		return cmd.Result()
+	}
+	got, err := run("evalsha", memberScript.sha)
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		got, err = run("eval", memberScript.text)
+	}
+	return got, err
 }
 
 // leave lets the others have this replica's share at once.

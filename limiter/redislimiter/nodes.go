@@ -51,7 +51,7 @@ func (n *nodes) way(key []byte) (*link, error) {
 	k = n.l.newLink(n.client, func(ctx context.Context) error {
 		// The cluster may have given the node's slots to another one.
 		n.client.ReloadState(ctx)
-		return node.Ping(ctx).Err()
+		return probeScript.alive(ctx, node)
 	})
 	n.links[addr] = k
 	return k, nil

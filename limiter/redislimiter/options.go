@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Options say how Redis is reached.
@@ -25,17 +28,23 @@ type Options struct {
 	// password.
 	URL string
 	// Password returns the password of USER, or of the default user. It is asked
-	// at every new connection, so that it can be changed. Nil: none.
+	// at every new connection, by any goroutine, so that it can be changed. Nil:
+	// none, and then there is no USER.
 	Password func() (string, error)
-	// SentinelPassword is that of the sentinels. Nil: none.
+	// SentinelPassword returns that of the sentinels, and is asked once. Nil:
+	// none.
 	SentinelPassword func() (string, error)
 	// TLS configures rediss. Nil: the system's authorities and no certificate.
 	TLS *tls.Config
 	// Timeout bounds one exchange with Redis, a new connection included. Zero:
 	// 100 ms.
 	Timeout time.Duration
-	// Dialer makes connections, in tests. Nil: the net package's.
+	// Dialer makes connections, in tests, on which TLS is then spoken if the URL
+	// says so. Nil: the net package's.
 	Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// greet is told of every new connection.
+	greet func(context.Context, *redis.Conn) error
 }
 
 const (
@@ -62,15 +71,36 @@ type target struct {
 	user    string
 	master  string
 	db      int
+	named   bool // db is
 }
 
+// What is wrong with a URL repeats none of it: a password may stand anywhere in
+// one that is written wrong.
 var (
 	errScheme   = errors.New("it begins with none of redis://, rediss://, unix://, redis-sentinel://, rediss-sentinel://, redis-cluster:// and rediss-cluster://")
-	errPassword = errors.New("it has a password in it; put that into a file and name it by redis_password_file, or into KELPIE_REDIS_PASSWORD")
+	errPassword = errors.New("it has a password in it, where others can read it; write USER@HOST alone, " +
+		"and put the password into a file that redis_password_file names, or into KELPIE_REDIS_PASSWORD")
+	errUser     = errors.New("the user before the @ is not properly escaped; write %25 for a percent sign")
+	errHost     = errors.New("a host is missing; write HOST or HOST:PORT")
+	errHostForm = errors.New("a host is neither a name nor an address; write HOST:PORT, with an IPv6 address in brackets, and commas without spaces between several")
+	errPort     = errors.New("a port is not a number from 1 to 65535; write HOST:PORT")
+	errHosts    = errors.New("it names several hosts; write redis-cluster:// or redis-sentinel:// for those")
+	errMaster   = errors.New("the master's name is missing or has letters that sentinels do not take; write redis-sentinel://HOST:26379,HOST:26379/MASTER")
+	errSocket   = errors.New("the socket's path is missing; write unix:///run/redis/redis.sock")
+	errCluster  = errors.New("a cluster has no databases; leave out what stands behind the hosts")
+	errDB       = errors.New("the database is not a number; write redis://HOST:PORT/0")
+	errTwoDBs   = errors.New("the database is named twice; keep one")
+	errQuery    = errors.New("behind the ? stands something other than db=NUMBER, for one server or sentinels; leave it out")
+)
+
+var (
+	hostForm   = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+	masterForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+	secretName = regexp.MustCompile(`(?i)pass|auth|secret`)
 )
 
 // CheckURL returns what is wrong with a URL, in words that say what to write,
-// or nil. The error does not repeat what stands before an @.
+// or nil. The error repeats nothing of the URL, since a password may be in it.
 func CheckURL(raw string) error {
 	_, err := parseURL(raw)
 	return err
@@ -81,8 +111,7 @@ func parseURL(raw string) (*target, error) {
 	if !found {
 		return nil, errScheme
 	}
-	t := &target{network: "tcp"}
-	t.secure = strings.HasPrefix(scheme, "rediss")
+	t := &target{network: "tcp", secure: strings.HasPrefix(scheme, "rediss")}
 	switch scheme {
 	case "redis", "rediss":
 		t.form = formServer
@@ -95,18 +124,19 @@ func parseURL(raw string) (*target, error) {
 	default:
 		return nil, errScheme
 	}
-	rest, query, _ := strings.Cut(rest, "?")
-	if err := t.parseQuery(query); err != nil {
-		return nil, err
+	if at := strings.LastIndexByte(rest, '@'); t.network == "tcp" && at >= 0 && strings.Contains(rest[:at], ":") {
+		return nil, errPassword // whatever else is in it that ends what comes before the @
 	}
+	rest, query, _ := strings.Cut(rest, "?")
 	if t.network == "unix" {
-		if !strings.HasPrefix(rest, "/") {
-			return nil, errors.New("the socket's path is missing; write unix:///run/redis/redis.sock")
+		if len(rest) < 2 || rest[0] != '/' {
+			return nil, errSocket
 		}
 		t.addrs = []string{rest}
-		return t, nil
+	} else if err := t.parseRest(rest); err != nil {
+		return nil, err
 	}
-	if err := t.parseRest(rest); err != nil {
+	if err := t.parseQuery(query); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -116,66 +146,79 @@ func parseURL(raw string) (*target, error) {
 func (t *target) parseRest(rest string) error {
 	hosts, path, _ := strings.Cut(rest, "/")
 	if at := strings.LastIndexByte(hosts, '@'); at >= 0 {
-		user, _, withPassword := strings.Cut(hosts[:at], ":")
-		if withPassword {
-			return errPassword
-		}
-		name, err := url.PathUnescape(user)
+		name, err := url.PathUnescape(hosts[:at])
 		if err != nil {
-			return errors.New("the user before the @ is not properly escaped")
+			return errUser
 		}
 		t.user, hosts = name, hosts[at+1:]
 	}
 	if err := t.parseHosts(hosts); err != nil {
 		return err
 	}
-	switch {
-	case t.form == formSentinel && path == "":
-		return errors.New("the master's name is missing; write redis-sentinel://HOST:26379,HOST:26379/MASTER")
-	case t.form == formSentinel:
+	switch t.form {
+	case formSentinel:
+		if !masterForm.MatchString(path) {
+			return errMaster
+		}
 		t.master = path
-	case t.form == formCluster && path != "" && path != "0":
-		return errors.New("a cluster has no databases; leave out what stands behind the hosts")
-	case path != "" && t.form == formServer:
-		return t.setDB(path)
+	case formCluster:
+		if path != "" && path != "0" {
+			return errCluster
+		}
+	case formServer:
+		if path != "" {
+			return t.setDB(path)
+		}
 	}
 	return nil
 }
 
 func (t *target) parseHosts(hosts string) error {
-	port := defaultPort
-	if t.form == formSentinel {
-		port = sentinelPort
-	}
-	for host := range strings.SplitSeq(hosts, ",") {
-		if host == "" || strings.HasPrefix(host, ":") {
-			return errors.New("a host is missing; write HOST or HOST:PORT")
+	for text := range strings.SplitSeq(hosts, ",") {
+		if text == "" || text[0] == ':' {
+			return errHost
 		}
-		h, p, err := net.SplitHostPort(host)
+		host, port, err := net.SplitHostPort(text)
 		if err != nil {
-			h, p = strings.Trim(host, "[]"), port
+			host, port = strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"), t.port()
 		}
-		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
-			return fmt.Errorf("the port %q is not a number from 1 to 65535", p)
+		if _, err := netip.ParseAddr(host); err != nil && !hostForm.MatchString(host) {
+			return errHostForm
 		}
-		t.addrs = append(t.addrs, net.JoinHostPort(h, p))
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return errPort
+		}
+		t.addrs = append(t.addrs, net.JoinHostPort(host, port))
 	}
 	if t.form == formServer && len(t.addrs) > 1 {
-		return errors.New("it names several hosts; write redis-cluster:// or redis-sentinel:// for those")
+		return errHosts
 	}
 	return nil
+}
+
+// port is the one of a host without.
+func (t *target) port() string {
+	if t.form == formSentinel {
+		return sentinelPort
+	}
+	return defaultPort
 }
 
 func (t *target) parseQuery(query string) error {
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return errors.New("what stands behind the ? is not of the form name=value")
+		return errQuery
 	}
-	for name := range values {
-		if name != "db" || t.form == formCluster {
-			return fmt.Errorf("it has a parameter %q, which does nothing; only db does, for one server or sentinels", name)
+	for name, texts := range values {
+		switch {
+		case secretName.MatchString(name):
+			return errPassword
+		case name != "db" || t.form == formCluster:
+			return errQuery
+		case len(texts) > 1 || t.named:
+			return errTwoDBs
 		}
-		if err := t.setDB(values.Get(name)); err != nil {
+		if err := t.setDB(texts[0]); err != nil {
 			return err
 		}
 	}
@@ -185,8 +228,8 @@ func (t *target) parseQuery(query string) error {
 func (t *target) setDB(text string) error {
 	n, err := strconv.ParseUint(text, 10, 15)
 	if err != nil {
-		return fmt.Errorf("the database %q is not a number", text)
+		return errDB
 	}
-	t.db = int(n)
+	t.db, t.named = int(n), true
 	return nil
 }

@@ -15,6 +15,10 @@ type parcel struct {
 	cmd      *command
 	// text says that the script's text has to go along.
 	text bool
+	// more are the arguments of a script that is not about calls, and result is
+	// what it answered.
+	more   []any
+	result any
 
 	// jobs are the callers; heads and alike link those that are alike.
 	jobs  []*job
@@ -36,7 +40,7 @@ type parcel struct {
 }
 
 func (p *parcel) reset(s *script, readOnly bool) {
-	p.script, p.readOnly, p.cmd, p.text = s, readOnly, nil, false
+	p.script, p.readOnly, p.cmd, p.text, p.more, p.result = s, readOnly, nil, false, nil, nil
 	clear(p.jobs)
 	p.jobs, p.heads, p.tails, p.alike, p.shapes = p.jobs[:0], p.heads[:0], p.tails[:0], p.alike[:0], p.shapes[:0]
 	clear(p.known)
@@ -135,7 +139,8 @@ func (p *parcel) next(a *answer, which int, homes []byte, f *floors) error {
 	for g := range s.groups {
 		p.told = p.told[:0]
 		for ; k < len(order) && int(s.group[order[k]]) == g; k++ {
-			if body := p.verdict.charges[order[k]].body; len(body) > 0 {
+			body := p.verdict.charges[order[k]].body
+			if kind := s.charges[order[k]].Limit.Kind; len(body) > 0 && kind != limiter.KindConcurrency {
 				in := cursor{b: body}
 				sign := p.req.shaped[s.sign[k]:]
 				p.told = append(p.told, told{sign: sign[:signSize], body: body, idle: in.int()})

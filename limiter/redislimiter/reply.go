@@ -51,11 +51,18 @@ func (c *cursor) uint32() uint32 {
 	return 0
 }
 
+// int reads a whole number below 2^53, which is what the scripts count in.
 func (c *cursor) int() int64 {
-	if b := c.take(8); b != nil {
-		return int64(math.Float64frombits(binary.LittleEndian.Uint64(b)))
+	b := c.take(8)
+	if b == nil {
+		return 0
 	}
-	return 0
+	f := math.Float64frombits(binary.LittleEndian.Uint64(b))
+	if f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+		c.bad = true
+		return 0
+	}
+	return int64(f)
 }
 
 // charged is what an answer says of one charge.
@@ -126,8 +133,11 @@ func (a *answer) next(charges []limiter.Charge, order []uint8, v *verdict) error
 	return nil
 }
 
-// load reads a bucket into s.
-func (c *charged) load(s *limiter.Stored, l *limiter.Limit) error {
+// mostOwed is more ticks than any rate owes, which is 366 days.
+const mostOwed = 2 * 366 * 24 * 3600 * 16_000_000
+
+// load reads a bucket that was judged at an instant into s.
+func (c *charged) load(s *limiter.Stored, l *limiter.Limit, judged int64) error {
 	s.Clear()
 	if len(c.body) == 0 {
 		return nil
@@ -135,7 +145,16 @@ func (c *charged) load(s *limiter.Stored, l *limiter.Limit) error {
 	in := cursor{b: c.body}
 	switch l.Kind {
 	case limiter.KindRate:
-		s.SetRate(in.int(), in.int(), in.int(), in.int(), in.int())
+		tat, interval, at, since, back := in.int(), in.int(), in.int(), in.int(), in.int()
+		if interval <= 0 || interval > mostOwed {
+			return errReply
+		}
+		// More than this is not reckoned with anywhere.
+		most := min(mostOwed, 2*limiter.MaxCount*min(interval, mostOwed/limiter.MaxCount))
+		if tat-judged > most {
+			return errReply
+		}
+		s.SetRate(tat, interval, max(at, tat-most), since, back)
 	case limiter.KindWindow:
 		in.take(8) // when it is idle follows from the rest, as for the kinds below
 		width, newest, since := in.int(), in.int(), in.int()

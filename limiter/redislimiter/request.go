@@ -20,9 +20,11 @@ const (
 	flagNever  = 2
 
 	// signSize is how many bytes tell which field of a value a bucket is,
-	// signName how many of them do so without the size of its body.
-	signSize = 12
-	signName = 9
+	// signName how many of them do so without the size of its body, signBucket
+	// without its width or calendar too.
+	signSize   = 12
+	signName   = 9
+	signBucket = 5
 
 	// The sizes of bodies; that of holds varies.
 	rateSize   = 5 * 8
@@ -226,7 +228,7 @@ func (r *request) group(s *shape, first, end int, terms []limiter.Terms) {
 		r.shaped = r.sign(r.shaped, c.Limit, c.Key, c.Home)
 	}
 	if repeated(r.shaped[signs:]) {
-		r.flags |= flagLong // the short way knows each bucket once
+		r.flags |= flagLong // the short way knows each bucket once, and by one calendar
 	}
 	flags := len(r.shaped)
 	for k := first; k < end; k++ {
@@ -268,11 +270,11 @@ func (r *request) chargeFlags(c *limiter.Charge, t *limiter.Terms) byte {
 	return flags
 }
 
-// repeated tells whether a sign comes more than once.
+// repeated tells whether a bucket comes more than once.
 func repeated(signs []byte) bool {
 	for a := 0; a < len(signs); a += signSize {
 		for b := a + signSize; b < len(signs); b += signSize {
-			if bytes.Equal(signs[a:a+signSize], signs[b:b+signSize]) {
+			if bytes.Equal(signs[a:a+signBucket], signs[b:b+signBucket]) {
 				return true
 			}
 		}
@@ -307,6 +309,11 @@ func (r *request) floor(home uint16, sign [signSize]byte, body []byte) {
 	r.floors = binary.LittleEndian.AppendUint16(r.floors, home)
 	r.floors = append(r.floors, sign[:]...)
 	r.floors = append(r.floors, body...)
+}
+
+// renew makes a request one of an epoch. It has to be sealed again.
+func (r *request) renew(epoch int64) {
+	r.epoch, r.floors, r.lost = epoch, r.floors[:0], 0
 }
 
 // seal puts the parts together, with what of the homes may have been lost.

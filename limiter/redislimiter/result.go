@@ -7,17 +7,20 @@ import (
 	"github.com/kelpie-authz/kelpie/limiter"
 )
 
-// beside is what other charges of the call that fit take from the same bucket
-// as charge i.
-func beside(charges []limiter.Charge, v *verdict, i int) limiter.Units {
-	var sum limiter.Units
+// beside appends what other charges of the call that fit, and were judged before
+// it, take from the same bucket as charge i. Those in shadow are judged last.
+func beside(dst []limiter.Units, charges []limiter.Charge, v *verdict, i int) []limiter.Units {
 	for j := range charges {
-		if j != i && v.charges[j].fits && charges[j].Limit.Kind == charges[i].Limit.Kind &&
+		before := j < i
+		if charges[j].Shadow != charges[i].Shadow {
+			before = charges[i].Shadow
+		}
+		if before && v.charges[j].fits && charges[j].Limit.Kind == charges[i].Limit.Kind &&
 			bytes.Equal(charges[j].Key, charges[i].Key) {
-			sum += charges[j].Cost
+			dst = append(dst, charges[j].Cost)
 		}
 	}
-	return sum
+	return dst
 }
 
 // after is what the bucket of charge i, a rate's, was charged after it, in ticks:
@@ -42,6 +45,30 @@ func after(charges []limiter.Charge, v *verdict, i, nth int) int64 {
 	return ticks
 }
 
+// describe fills the state of charge i, of which s is the bucket; taken says that
+// what fits of the call is in it.
+func describe(call *limiter.Call, v *verdict, i int, s *limiter.Stored, fits, taken bool) {
+	c, st := &call.Charges[i], &call.Result.Limits[i]
+	if fits || len(call.Charges) == 1 {
+		s.Describe(c, v.reading, fits, nil, st)
+		return
+	}
+	var buf [limiter.MaxCharges]limiter.Units
+	others := beside(buf[:0], call.Charges, v, i)
+	if !taken {
+		s.Describe(c, v.reading, fits, others, st)
+		return
+	}
+	s.Describe(c, v.reading, fits, nil, st)
+	sum := c.Cost
+	for _, n := range others {
+		sum += n
+	}
+	if sum > st.Limit { // it would not fit beside them at any time
+		st.Never, st.RetryAfter = true, 0
+	}
+}
+
 // fill turns a verdict into the result of one of the calls it is about: number
 // nth of those that are alike, from 0.
 func fill(call *limiter.Call, v *verdict, nth int, s *limiter.Stored, peeked bool) error {
@@ -52,17 +79,13 @@ func fill(call *limiter.Call, v *verdict, nth int, s *limiter.Stored, peeked boo
 	res.Limits = slices.Grow(res.Limits, n)[:n]
 	for i := range call.Charges {
 		c, got := &call.Charges[i], &v.charges[i]
-		if err := got.load(s, c.Limit); err != nil {
+		if err := got.load(s, c.Limit, v.reading.Judged); err != nil {
 			res.Reset()
 			return err
 		}
 		// Alike calls have no shadows: all of an admitted one fit.
 		fits := got.fits || (admitted && !c.Shadow)
-		var others limiter.Units
-		if n > 1 && !fits {
-			others = beside(call.Charges, v, i)
-		}
-		s.Describe(c, v.reading, fits, others, &res.Limits[i])
+		describe(call, v, i, s, fits, admitted && !peeked)
 		if admitted && fits && !peeked {
 			res.Receipt.Taken = append(res.Receipt.Taken, limiter.Taken{
 				Limit: c.Limit, Key: c.Key, Home: c.Home, Slot: c.Slot, Cost: c.Cost,

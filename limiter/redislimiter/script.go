@@ -1,9 +1,12 @@
 package redislimiter
 
 import (
+	"context"
 	"crypto/sha1" //nolint:gosec // Redis names scripts by it; nothing is protected by it.
 	_ "embed"
 	"encoding/hex"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // The scripts are put together from parts. One that begins with a shebang is
@@ -25,6 +28,8 @@ var (
 
 	//go:embed script/keep.lua
 	keepText string
+	//go:embed script/look.lua
+	lookText string
 	//go:embed script/mark.lua
 	markText string
 	//go:embed script/member.lua
@@ -37,8 +42,11 @@ var (
 	refundScript = newScript("#!lua\n", beginText, stateText, refundText)
 	forgetScript = newScript("#!lua\n", beginText, stateText, forgetText)
 	keepScript   = newScript("#!lua\n", keepText)
+	lookScript   = newScript("#!lua flags=no-writes\n", lookText)
 	markScript   = newScript("#!lua\n", markText)
 	memberScript = newScript("#!lua\n", memberText)
+	// probeScript does nothing, but may only be run where it could write.
+	probeScript = newScript("#!lua\nreturn 1")
 )
 
 // script is a text and the name that Redis knows it by.
@@ -54,4 +62,13 @@ func newScript(parts ...string) *script {
 	sum := sha1.Sum([]byte(s.text)) //nolint:gosec // As above.
 	s.sha = hex.EncodeToString(sum[:])
 	return s
+}
+
+// alive tells why a server cannot run a script that may write, or nil. One that
+// answers anything else is there.
+func (s *script) alive(ctx context.Context, server redis.Scripter) error {
+	if err := server.Eval(ctx, s.text, nil).Err(); err != nil && outage(err) {
+		return err
+	}
+	return nil
 }

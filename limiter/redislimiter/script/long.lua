@@ -9,28 +9,35 @@ for i = 1, #KEYS do
   end
 end
 
--- What a replica remembers of a value that was lost is put back, at least.
+-- What a replica remembers of a value that was lost is put back, at least. What
+-- was not lost is not written again.
 local function restore(h, f, content)
   f.body, f.stop = 1, #content
   decode(f, content)
-  local own = find(h, f.kind, f.id, f.which)
-  h.dirty = true
+  local own, changed = find(h, f.kind, f.id, f.which), false
   if not own then
-    h[#h + 1] = f
+    h[#h + 1], changed = f, true
   elseif f.kind == RATE then
-    own.tat = max(own.tat, now + debt(f, own.t, now))
+    local owed = debt(f, own.t, now)
+    if owed > 0 and now + owed > own.tat then
+      own.tat, changed = now + owed, true
+    end
   elseif f.kind == WINDOW then
     for i = oldest(f.w, f.w[2]), f.w[2] do
-      if i > own.w[2] then
-        add(own.w, i * own.w[1], f.w[4 + i % 17])
-      elseif i >= own.w[2] - 16 then
-        own.w[4 + i % 17] = max(own.w[4 + i % 17], f.w[4 + i % 17])
+      local n = f.w[4 + i % 17]
+      if n > 0 and i > own.w[2] then
+        add(own.w, i * own.w[1], n)
+        changed = true
+      elseif i <= own.w[2] and i >= own.w[2] - 16 and n > own.w[4 + i % 17] then
+        own.w[4 + i % 17], changed = n, true
       end
     end
   elseif f.kind == QUOTA and f.to >= own.to then
-    own.used = max(own.from == f.from and own.used or 0, f.used)
-    own.from, own.to = f.from, f.to
+    local used = max(own.from == f.from and own.used or 0, f.used)
+    changed = used ~= own.used or own.to ~= f.to or own.from ~= f.from
+    own.from, own.to, own.used = f.from, f.to, used
   end
+  h.dirty = h.dirty or changed
 end
 
 for _ = 1, floors do
@@ -47,8 +54,13 @@ local function fits(c, at)
   local kind, h = c.kind, c.h
   local pend = 0
   for i = 1, #c.beside do
-    if c.beside[i].fits then
-      pend = pend + c.beside[i].cost
+    local b = c.beside[i]
+    if b.fits then
+      local cost = b.cost
+      if kind == RATE and b.span ~= c.span then
+        cost = rescale(cost, b.span, c.span)
+      end
+      pend = pend + cost
     end
   end
   if c.never or pend + c.cost > c.room then
@@ -196,7 +208,7 @@ local function read(known)
     }
     for j = 1, i - 1 do
       local q = cs[j]
-      if q.h == c.h and q.kind == c.kind and q.id == c.id and q.which == c.which then
+      if q.h == c.h and q.kind == c.kind and q.id == c.id then
         q.beside[#q.beside + 1], c.beside[#c.beside + 1] = c, q
       end
     end

@@ -122,17 +122,21 @@ if flags < 4 and floors == 0 then
           local k = 1
           for i = 1, m do
             local one, offset = sub(sign, 12 * i - 11, 12 * i), 0
-            local b = body
+            local b, rate, bucket = body, byte(one) == 1, sub(one, 1, 5)
             for j = 3, 2 + 12 * fields, 12 do
               if sub(v, j, j + 11) == one then
                 offset = b
-                break
+                if rate then
+                  break
+                end
+              elseif not rate and sub(v, j, j + 4) == bucket then
+                plain = false -- it is counted by another calendar as well
               end
               local size = U('<I3', v, j + 9)
               b = b + size
             end
             apart[done + i] = offset
-            if byte(one) == 1 then
+            if rate then
               if offset > 0 then
                 found[k], found[k + 1], found[k + 2], found[k + 3], found[k + 4] = U('<ddddd', v, offset)
               end

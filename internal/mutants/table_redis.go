@@ -1,0 +1,26 @@
+package main
+
+// redisMutants are the checks of the limiter in Redis: what its script judges in
+// either way, and what keeps it from charging too little when something fails.
+func redisMutants() []mutant {
+	in := func(file, name, old, changed string) mutant {
+		return mutant{
+			name: "redis: " + name, file: "limiter/redislimiter/" + file, old: old, new: changed,
+			tests: []string{"./limiter/redislimiter"}, flags: []string{noFailFile},
+		}
+	}
+	return []mutant{
+		in("script/short.lua", "the short way judges", "if room < granted * cost then", "if false then"),
+		in("script/short.lua", "the short way counts a quota", "owed = S[s + 2] + taken * cost", "owed = S[s + 2]"),
+		in("script/long.lua", "the long way judges all", "      all = all and c.fits\n", ""),
+		in("script/long.lua", "a window is judged", "return spent(window(own, others, c.span, at), at) + pend + c.cost <= c.room", "return true"),
+		in("script/long.lua", "a hold is judged", "return held(own, at) + pend + c.cost <= c.room", "return true"),
+		in("script/state.lua", "a rate's debt counts", "    return f.tat - now\n", "    return 0\n"),
+		in("script/refund.lua", "a refund is not above what is owed", "if f.tat <= at or f.since ~= c.mark2 or f.t ~= c.span then", "if false then"),
+		in("link.go", "nothing is sent twice", "func (c *command) NoRetry() bool { return true }", "func (c *command) NoRetry() bool { return false }"),
+		in("denials.go", "a denial ends with its wait", "wait = max(wait, st.RetryAfter)", "wait = longestDenial"),
+		in("denials.go", "a denial is of these limits", "if e.limits[i] != call.Charges[i].Limit {", "if false {"),
+		in("nodes.go", "what another slot denied goes back", "			n.giveBack(parts[:taken])\n			return n.denied", "			return n.denied"),
+		in("floors.go", "what was lost is put back", "if idle > r.now {", "if false {"),
+	}
+}
