@@ -55,6 +55,13 @@ func (a *App) buildLimits(ctx context.Context) error {
 	shared, err := redislimiter.New(ctx, redislimiter.Config{
 		Options: opts, Prefix: a.cfg.Redis.Prefix, NoCoalescing: a.cfg.Redis.NoCoalescing, NoDenyCache: a.cfg.Redis.NoDenyCache,
 		Observe: func(d time.Duration, _ error) { took.Observe(d.Seconds()) },
+		Tell: func(cause error) {
+			if cause == nil {
+				a.log.InfoContext(ctx, "Redis answers again: limits are judged by it")
+				return
+			}
+			a.log.WarnContext(ctx, "Redis does not answer: limits are judged as their on_unavailable says", slog.Any("error", cause))
+		},
 		Warn: func(text string) {
 			a.log.WarnContext(ctx, "Redis will lose limits some day", slog.String("key", "redis"), slog.String("why", text))
 		},
@@ -133,6 +140,14 @@ func (l *limits) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// where tells in which way limits are kept.
+func (l *limits) where() string {
+	if l.shared != nil {
+		return "redis"
+	}
+	return "in this process"
 }
 
 // fault is what of the limits does not work now; "" if all does.

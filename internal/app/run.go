@@ -46,7 +46,7 @@ func (a *App) Run(ctx context.Context) error {
 	a.serving.Store(true)
 	a.log.LogAttrs(ctx, slog.LevelInfo, "serving", slog.String("grpc_addr", a.Addrs().GRPC.String()),
 		slog.String("admin_addr", a.Addrs().Admin.String()), slog.String("health_addr", a.Addrs().Health.String()),
-		slog.String("policy_version", a.policy.Snapshot().Version()), slog.Bool("tls", a.tls != nil))
+		slog.String("policy_version", a.policy.Snapshot().Version()), slog.Bool("tls", a.tls != nil), slog.String("limits", a.limits.where()))
 	err := group.Wait()
 	stopWatching()
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)

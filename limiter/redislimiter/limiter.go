@@ -45,6 +45,10 @@ type Config struct {
 	// Observe is told of every exchange with a server: how long it took, and
 	// what was wrong with it. It is called by many goroutines. Nil: not told.
 	Observe func(took time.Duration, err error)
+	// Tell is told when a server is given up, with the cause, and when it is
+	// asked again, with nil. It is called by one goroutine at a time for each
+	// server. Nil: not told.
+	Tell func(cause error)
 	// Warn is told what of the server's configuration will lose limits some day.
 	// Nil: not told.
 	Warn func(string)

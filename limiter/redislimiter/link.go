@@ -54,6 +54,7 @@ type link struct {
 	ping func(context.Context) error
 	// observe is told of each exchange.
 	observe func(time.Duration, error)
+	tell    func(error)
 	timeout time.Duration
 	prefix  string
 	// clock is the flag and reading of an injected clock, now about what the
@@ -72,8 +73,9 @@ type link struct {
 	shipments sync.Pool
 
 	failures atomic.Int32
-	// shaky is set by a failure and ends with the next success: what the server
-	// has then may not be what it had.
+	// shaky is set by a failure that is not a mere lack of time, and ends with
+	// the next success: what the server has then may not be what it had. A server
+	// that was slow still has it, and one that took its place has another id.
 	shaky   atomic.Bool
 	open    atomic.Bool
 	probing sync.WaitGroup
@@ -82,7 +84,7 @@ type link struct {
 
 func (l *Limiter) newLink(client redis.UniversalClient, ping func(context.Context) error) *link {
 	k := &link{
-		client: client, stats: &l.stats, ping: ping, observe: l.cfg.Observe, timeout: l.cfg.Options.Timeout,
+		client: client, stats: &l.stats, ping: ping, observe: l.cfg.Observe, tell: l.cfg.Tell, timeout: l.cfg.Options.Timeout,
 		prefix: l.cfg.Prefix, clock: l.clock, now: l.now, saw: l.saw, floors: &l.floors, together: !l.cfg.NoCoalescing, bySlot: l.nodes != nil,
 		done: make(chan struct{}),
 	}
@@ -419,11 +421,13 @@ func (l *link) note(fault error) {
 		}
 		return
 	}
-	l.shaky.Store(true)
-	l.floors.suspect() // whoever is the first to be answered again already puts back what it knows
 	l.stats.failures.Add(1)
 	var timeout net.Error
 	timedOut := errors.As(fault, &timeout) && timeout.Timeout()
+	if !timedOut {
+		l.shaky.Store(true)
+		l.floors.suspect() // whoever is the first to be answered again already puts back what it knows
+	}
 	if l.failures.Add(1) < failuresToOpen && !timedOut {
 		return
 	}
@@ -433,6 +437,9 @@ func (l *link) note(fault error) {
 	l.stats.opened.Add(1)
 	l.stats.open.Add(1)
 	l.lane.stop(errOpen)
+	if l.tell != nil {
+		l.tell(fault)
+	}
 	l.probing.Go(l.probe)
 }
 
@@ -452,9 +459,13 @@ func (l *link) probe() {
 		cancel()
 		if err == nil {
 			l.failures.Store(0)
-			l.shaky.Store(false)
-			l.floors.suspect()
+			if l.shaky.Swap(false) {
+				l.floors.suspect()
+			}
 			l.stats.open.Add(-1)
+			if l.tell != nil {
+				l.tell(nil)
+			}
 			l.open.Store(false)
 			l.lane.stop(nil)
 			return
