@@ -195,8 +195,10 @@ func TestRedisIsKilledUnderLoad(t *testing.T) {
 	if slack := late(); longest > 1500*time.Millisecond+slack {
 		t.Errorf("admitted again only after %v, want at most 1.5s and %v that the machine was late", longest, slack)
 	}
-	if more := times * replicas * callers; n > bound+more {
-		t.Errorf("%d admitted, want at most %d and %d that were under way", n, bound, more)
+	// A loss costs no more than what the bucket held. That is the bound: about 60
+	// to 90 of the 500 were seen to be lost with each kill, at full load.
+	if more := times * int(limit.Burst); n > bound+more {
+		t.Errorf("%d admitted, want at most %d and %d that were lost", n, bound, more)
 	}
 	for _, l := range all {
 		if s := l.Stats(); s.Open != 0 || s.Opened == 0 || s.Floors == 0 {

@@ -73,9 +73,8 @@ type link struct {
 	shipments sync.Pool
 
 	failures atomic.Int32
-	// shaky is set by a failure that is not a mere lack of time, and ends with
-	// the next success: what the server has then may not be what it had. A server
-	// that was slow still has it, and one that took its place has another id.
+	// shaky is set by a failure and ends with the next success: what the server
+	// has then may not be what it had.
 	shaky   atomic.Bool
 	open    atomic.Bool
 	probing sync.WaitGroup
@@ -421,13 +420,11 @@ func (l *link) note(fault error) {
 		}
 		return
 	}
+	l.shaky.Store(true)
+	l.floors.suspect() // whoever is the first to be answered again already puts back what it knows
 	l.stats.failures.Add(1)
 	var timeout net.Error
 	timedOut := errors.As(fault, &timeout) && timeout.Timeout()
-	if !timedOut {
-		l.shaky.Store(true)
-		l.floors.suspect() // whoever is the first to be answered again already puts back what it knows
-	}
 	if l.failures.Add(1) < failuresToOpen && !timedOut {
 		return
 	}
