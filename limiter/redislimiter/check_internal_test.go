@@ -303,7 +303,7 @@ func TestClientSettings(t *testing.T) {
 		want := map[string]any{
 			"retries": 0, "dials": 1,
 			"times": []time.Duration{100 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 20 * time.Millisecond},
-			"pools": []int{6, 6},
+			"pools": []int{4096, 4096},
 			"rest":  []any{true, true, 2, "disabled"},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {

@@ -17,6 +17,11 @@ const (
 	// Nobody waits for a connection longer than for an exchange. One that takes
 	// longer to make serves whoever comes then.
 	dialTimeout = 500 * time.Millisecond
+	// How many connections there are follows from how many exchanges are under
+	// way at once, and not from this. It is large because the client, once it has
+	// failed to connect so many times, tries but once a second: a replica that
+	// comes back later than the others puts back later what it knows.
+	poolSize = 4096
 	// A demoted or restarted node is noticed by the probe sooner than by this.
 	reloadCluster = 10 * time.Second
 )
@@ -77,7 +82,7 @@ func (c *clientSettings) server() *redis.Options {
 		Network: c.t.network, Addr: c.t.addrs[0], DB: c.t.db, TLSConfig: c.tls, Dialer: c.dialer,
 		CredentialsProviderContext: credentials(c.t, c.o), OnConnect: c.o.greet, Protocol: 2, DisableIdentity: true,
 		MaxRetries: -1, DialerRetries: 1, DialTimeout: c.dial, ReadTimeout: c.o.Timeout, WriteTimeout: c.o.Timeout,
-		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: c.conns, PipelinePoolSize: c.conns,
+		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: poolSize, PipelinePoolSize: poolSize, MaxConcurrentDials: c.conns,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
@@ -87,7 +92,7 @@ func (c *clientSettings) cluster() *redis.ClusterOptions {
 		Addrs: c.t.addrs, TLSConfig: c.tls, Dialer: c.dialer, ClusterStateReloadInterval: reloadCluster,
 		CredentialsProviderContext: credentials(c.t, c.o), OnConnect: c.o.greet, Protocol: 2, DisableIdentity: true,
 		MaxRetries: -1, DialerRetries: 1, DialTimeout: c.dial, ReadTimeout: c.o.Timeout, WriteTimeout: c.o.Timeout,
-		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: c.conns, PipelinePoolSize: c.conns,
+		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: poolSize, PipelinePoolSize: poolSize, MaxConcurrentDials: c.conns,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
@@ -98,7 +103,7 @@ func (c *clientSettings) sentinel() (*redis.FailoverOptions, error) {
 		MasterName: c.t.master, SentinelAddrs: c.t.addrs, DB: c.t.db, TLSConfig: c.tls, Dialer: c.dialer,
 		CredentialsProviderContext: credentials(c.t, c.o), OnConnect: c.o.greet, Protocol: 2, DisableIdentity: true,
 		MaxRetries: -1, DialerRetries: 1, DialTimeout: c.dial, ReadTimeout: c.o.Timeout, WriteTimeout: c.o.Timeout,
-		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: c.conns, PipelinePoolSize: c.conns,
+		ContextTimeoutEnabled: true, PoolTimeout: poolTimeout, PoolSize: poolSize, PipelinePoolSize: poolSize, MaxConcurrentDials: c.conns,
 	}
 	if c.o.SentinelPassword != nil {
 		var err error
