@@ -22,6 +22,8 @@ const (
 	// Period/Count, the time in which an empty rate is full again.
 	MinPeriod = time.Second
 	MaxPeriod = 366 * 24 * time.Hour
+	// MaxLease bounds Lease, for which units may lie unused at a replica.
+	MaxLease = time.Second
 )
 
 // Validate returns every bound that the limit breaks, joined, each saying what
@@ -51,6 +53,9 @@ func (l *Limit) Validate() error {
 		validateSpan(fail, "hold", l.Hold)
 	default:
 		fail("%v is not a kind of limit; write rate, window, quota or concurrency", l.Kind)
+	}
+	if l.Lease < 0 || l.Lease > MaxLease {
+		fail("lease %v is out of range; write 0 to %v", l.Lease, MaxLease)
 	}
 	l.validateUnused(fail)
 	return errors.Join(errs...)
@@ -83,6 +88,9 @@ func (l *Limit) validateRate(fail func(string, ...any)) {
 func (l *Limit) validateUnused(fail func(string, ...any)) {
 	if l.Kind != KindRate && l.Burst != 0 {
 		fail("a %v limit has no burst; leave it out or make it a rate", l.Kind)
+	}
+	if l.Kind != KindRate && l.Kind != KindQuota && l.Lease != 0 {
+		fail("a %v limit has no lease; leave it out or make it a rate or a quota", l.Kind)
 	}
 	if l.Kind != KindRate && l.Kind != KindWindow && l.Period != 0 {
 		fail("a %v limit has no period; leave it out", l.Kind)
@@ -122,7 +130,7 @@ var (
 // be checked at every charge: a limit that never saw Validate must not divide
 // by zero or overflow.
 func (l *Limit) sound() bool {
-	if l.Count < 1 || l.Count > MaxCount {
+	if l.Count < 1 || l.Count > MaxCount || l.Lease < 0 || l.Lease > MaxLease {
 		return false
 	}
 	switch l.Kind {

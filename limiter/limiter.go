@@ -122,6 +122,13 @@ type Limit struct {
 	Location *time.Location
 	// Hold is how long a charge of a concurrency limit is held at most.
 	Hold time.Duration
+	// Lease is for how long a driver over a store may keep units of a rate or a
+	// quota that it took ahead, so that it need not ask the store for each call.
+	// The statements of the kinds hold all the same: what is taken ahead of a rate
+	// is charged as if it came that much later, and what of a quota is not spent
+	// in its calendar unit is void. Zero: none are. Drivers that ask no store
+	// ignore it.
+	Lease time.Duration
 }
 
 // Charge asks one limit for Cost from the bucket Key.

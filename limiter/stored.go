@@ -1,6 +1,9 @@
 package limiter
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // What a driver over a store needs, so that its answers are those of [Memory]
 // to the tick: the numbers to judge a charge with where the bucket is kept
@@ -10,6 +13,14 @@ import "time"
 // Ticks is t on the clock of the arithmetic: ticks of 1/16 microsecond since
 // 2026-01-01T00:00:00Z, rounded down. Until 2043 they are exact in a double.
 func Ticks(t time.Time) int64 { return wallTicks(t) }
+
+// Span is how long so many ticks last, rounded down; zero if they are negative.
+func Span(ticks int64) time.Duration {
+	if ticks <= 0 {
+		return 0
+	}
+	return time.Duration(min(ticks, math.MaxInt64/125) * 125 / 2)
+}
 
 // Terms are the numbers that a charge is judged and taken with.
 type Terms struct {
@@ -48,6 +59,10 @@ func (c *Charge) Terms() Terms {
 	}
 	return t
 }
+
+// LeaseTicks is for how long units are taken ahead, in ticks, rounded up: those of
+// a rate are charged as if they came that much later.
+func LeaseTicks(l *Limit) int64 { return ticksCeil(l.Lease) }
 
 // DebitTerms returns the numbers of a debit, whose cost is bounded so that what
 // is owed stays exact: to what 366 days give back and to MaxCount units.

@@ -192,7 +192,7 @@ func (s *Service) ResetLimits(ctx context.Context, agent, limit, as string) (int
 	}
 	arrived := s.cfg.Now()
 	failed := s.forget(ctx, agent, rests, &change)
-	change.Failed = failed != nil
+	change.failed(failed)
 	recorded := s.recordChange(context.WithoutCancel(ctx), &Record{Time: arrived, Agent: agent, Change: &change})
 	if failed != nil {
 		return change.Buckets, fmt.Errorf("reset the limits of %s: %w", agent, failed)

@@ -178,7 +178,7 @@ func TestInspectorOfAStore(t *testing.T) {
 	if _, err := f.svc.ResetLimits(t.Context(), "reader", "", ""); !errors.Is(err, errDown) {
 		t.Errorf("reset: %v", err)
 	}
-	if records := f.rec.taken(); len(records) != 1 || !records[0].Change.Failed {
+	if records := f.rec.taken(); len(records) != 1 || !records[0].Change.Failed || !strings.Contains(records[0].Change.Cause, errDown.Error()) {
 		t.Errorf("records %+v", records)
 	}
 }

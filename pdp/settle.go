@@ -60,6 +60,15 @@ type Change struct {
 	// Failed says that the limiter did not do all of it: what it did not give
 	// back stays charged.
 	Failed bool
+	// Cause is why it failed, in the limiter's words; "" if it did not.
+	Cause string
+}
+
+// failed notes that the limiter did not do all of it; nil: it did.
+func (c *Change) failed(err error) {
+	if err != nil {
+		c.Failed, c.Cause = true, err.Error()
+	}
 }
 
 // LimitChange is what one limit got back or was charged besides, in units.
@@ -235,7 +244,7 @@ func (s *Service) change(
 	if !debit.Empty() {
 		failed = errors.Join(failed, s.cfg.Limiter.Debit(ctx, &debit))
 	}
-	c.Failed = failed != nil
+	c.failed(failed)
 	recorded := s.recordChange(ctx, &Record{Time: arrived, DecisionID: decisionID, Gateway: gateway, Agent: agent, Change: c})
 	if failed != nil {
 		return fmt.Errorf("%s decision %s: %w", c.Kind, decisionID, failed)

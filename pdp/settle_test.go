@@ -252,7 +252,7 @@ func TestLimiterFailsOnSettle(t *testing.T) {
 		t.Errorf("release: %v", err)
 	}
 	records := f.rec.taken()
-	if len(records) != 2 || !records[0].Change.Failed || !records[1].Change.Failed {
+	if len(records) != 2 || !records[0].Change.Failed || !records[1].Change.Failed || records[0].Change.Cause != errDown.Error() || records[1].Change.Cause != errDown.Error() {
 		t.Errorf("records %+v", records)
 	}
 	if got, err := f.svc.Settle(t.Context(), gateway, dec.ID, 5); err != nil || !got.Already {

@@ -55,7 +55,7 @@ func (l *linter) limits() {
 		limit, path := l.doc.GetLimits()[name], []string{"limits", name}
 		l.shadow(path, limit.GetShadow())
 		if limit.GetOnUnavailable() == "allow" {
-			l.add(SeverityNote, "open-limit", sub(path, "on_unavailable"), "calls go through uncounted while the limit cannot be asked", "write deny or local_share where the count matters")
+			l.add(SeverityNote, "open-limit", sub(path, "on_unavailable"), "while the limit cannot be asked, each replica admits up to the whole limit by itself", "write deny or local_share where the sum of all replicas matters")
 		}
 		if limit.GetMatch() != nil {
 			l.reached(SeverityWarning, path, limit.GetMatch())

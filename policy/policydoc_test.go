@@ -122,21 +122,21 @@ func (m protoMessage) write(b *strings.Builder) {
 
 // value says in words what a key takes.
 func (f protoField) value() string {
+	kind, isMap := strings.CutPrefix(f.kind, "map ")
 	one := map[string]string{
 		"string": "text", "bool": "`true` or `false`", "uint32": "whole number", "double": "number",
 		"google.protobuf.Duration": "duration, such as `15m`", "google.protobuf.Timestamp": "instant, such as `2027-01-31T00:00:00Z`",
 		"google.protobuf.Struct": "any keys and values",
-	}[f.kind]
+	}[kind]
 	if one == "" {
-		name := strings.TrimPrefix(f.kind, "map ")
-		one = fmt.Sprintf("[%s](#%s)", name, strings.ToLower(name))
+		one = fmt.Sprintf("[%s](#%s)", kind, strings.ToLower(kind))
 	}
 	if in := protoIn.FindStringSubmatch(f.options); in != nil {
 		words := strings.Fields(strings.NewReplacer(`"`, "`", ",", " ").Replace(in[1]))
 		one = strings.Join(words, ", ")
 	}
 	switch {
-	case strings.HasPrefix(f.kind, "map "):
+	case isMap:
 		one = "name: " + one
 	case f.repeated:
 		one = "list of " + one

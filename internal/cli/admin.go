@@ -17,6 +17,7 @@ import (
 	"github.com/kelpie-authz/kelpie/client"
 	adminv1 "github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1"
 	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/limiter"
 )
 
 // adminFlags say which server to administer, and by which token.
@@ -88,25 +89,42 @@ func (a *admin) ask(ctx context.Context, call func(context.Context) error) error
 	return nil
 }
 
-// advise says what to do about an error of the server.
+// advise tells what the server said, or that it said nothing, and what to do.
 func (a *admin) advise(err error) error {
-	what := map[codes.Code]string{
-		codes.DeadlineExceeded: "it did not answer in time; see --timeout",
-		codes.Unauthenticated:  "see --admin-token-file",
-	}[status.Code(err)]
-	text := err.Error()
+	text, code := err.Error(), status.Code(err)
 	var carrier interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &carrier) {
 		text = carrier.GRPCStatus().Message()
 	}
+	silent, what := false, ""
 	switch {
-	case status.Code(err) == codes.Unavailable && strings.Contains(text, "connection error"):
-		what = "is it running, and is this its admin listener? see --server, --tls-ca and --insecure"
-	case status.Code(err) == codes.Unimplemented:
+	case code == codes.DeadlineExceeded:
+		silent, what = true, "it did not answer in time; see --timeout"
+	case code == codes.Unavailable && isCut(text):
+		silent, what = true, "is it running, and is this its admin listener? see --server, --tls-ca and --insecure"
+	case code == codes.Unauthenticated:
+		what = "see --admin-token-file"
+	case code == codes.Unimplemented:
 		what = "is this its admin listener, and is it as new as this program? see --server"
+	case code == codes.Unavailable && strings.Contains(text, limiter.ErrUnavailable.Error()):
+		what = "the server asks Redis for them: see faults in its /readyz, its log, and the Redis section of docs/operations.md"
 	}
 	if what != "" {
 		text += " (" + what + ")"
 	}
-	return fmt.Errorf("no answer from %s: %s", a.addr, clean(text))
+	if silent {
+		return fmt.Errorf("no answer from %s: %s", a.addr, clean(text))
+	}
+	return fmt.Errorf("the server at %s says: %s", a.addr, clean(text))
+}
+
+// isCut tells whether an UNAVAILABLE is about the way to the server, and not from
+// the server itself. gRPC has no code for that.
+func isCut(text string) bool {
+	for _, about := range []string{"connection error", "error reading from server", "transport is closing", "name resolver error", "no children to pick from"} {
+		if strings.Contains(text, about) {
+			return true
+		}
+	}
+	return false
 }

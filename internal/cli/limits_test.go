@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kelpie-authz/kelpie/internal/cli"
+	"github.com/kelpie-authz/kelpie/internal/testkit"
 )
 
 func TestLimitsAreShownAndReset(t *testing.T) {
@@ -61,7 +62,7 @@ func TestLimitsAreShownAndReset(t *testing.T) {
 		{"show a b", "one agent's id"},
 		{"reset", "one agent's id"},
 	} {
-		if o := limits(cli.ExitError, strings.Fields(tc.words)...); !strings.Contains(o.stderr, tc.want) {
+		if o := limits(cli.ExitError, strings.Fields(tc.words)...); !strings.Contains(o.stderr, tc.want) || strings.Contains(o.stderr, "no answer") {
 			t.Errorf("limits %s: %s, want %q", tc.words, o.stderr, tc.want)
 		}
 	}
@@ -85,14 +86,32 @@ func TestLimitsTellWhatIsWrong(t *testing.T) {
 		want string
 	}{
 		"no token":           {[]string{"--server", s.admin, "--admin-token-file", other + "2"}, "name it with --admin-token-file"},
-		"another token":      {[]string{"--server", s.admin, "--admin-token-file", other}, "not the admin token"},
-		"the gateways' door": {[]string{"--server", s.grpc, "--admin-token-file", token}, "is this its admin listener"},
-		"nobody there":       {[]string{"--server", s.grpc + "x", "--admin-token-file", token}, "is it running"},
+		"another token":      {[]string{"--server", s.admin, "--admin-token-file", other}, "the server at " + s.admin + " says: this is not the admin token"},
+		"the gateways' door": {[]string{"--server", s.grpc, "--admin-token-file", token}, "the server at " + s.grpc + " says: unknown service kelpie.admin.v1.AdminService (is this its admin listener"},
+		"nobody there":       {[]string{"--server", s.grpc + "x", "--admin-token-file", token}, "no answer from " + s.grpc + "x: "},
+		"nobody is running":  {[]string{"--server", s.grpc + "x", "--admin-token-file", token}, "is it running"},
+		"nobody listens":     {[]string{"--server", "127.0.0.1:1", "--admin-token-file", token}, "no answer from 127.0.0.1:1: "},
 		"both":               {[]string{"--server", s.admin, "--admin-token-file", token, "--insecure", "--tls-ca", other}, "choose one"},
 	} {
 		o := run(t, append([]string{"limits", "show", "refund-bot"}, tc.args...)...)
 		if o.code != cli.ExitError || !strings.Contains(o.stderr, tc.want) {
 			t.Errorf("%s: exit code %d, %q; want %q", name, o.code, o.stderr, tc.want)
+		}
+	}
+}
+
+// What Redis refuses is told as the server's answer, with what to look at.
+func TestLimitsTellOfRedis(t *testing.T) {
+	t.Parallel()
+	r := testkit.StartRedis(t, testkit.RedisConfig{})
+	s := serveRevops(t, "--redis", r.URL(), "--redis-timeout", "2s")
+	r.Do(t, "acl", "setuser", "default", "-scan")
+	for _, words := range []string{"show refund-bot", "reset refund-bot"} {
+		words := strings.Fields("limits " + words)
+		o := run(t, append(words, "--server", s.admin, "--admin-token-file", filepath.Join(s.state, "admin.token"))...)
+		said := "kelpie: the server at " + s.admin + " says: "
+		if o.code != cli.ExitError || !strings.HasPrefix(o.stderr, said) || !strings.Contains(o.stderr, "'scan' command (the server asks Redis for them") {
+			t.Errorf("%v: exit code %d, %q", words, o.code, o.stderr)
 		}
 	}
 }

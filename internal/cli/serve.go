@@ -84,7 +84,7 @@ func kindOf(key config.Key) string {
 		return "url"
 	case key.Name == "redis_prefix":
 		return "text"
-	case key.Name == "redis_coalescing" || key.Name == "redis_deny_cache":
+	case key.Name == "redis_coalescing" || key.Name == "redis_deny_cache" || key.Name == "redis_leases":
 		return "switch"
 	case strings.HasPrefix(key.Name, "tls_") || key.Name == "client_ca" || strings.HasPrefix(key.Name, "redis_") && key.Name != "redis_timeout":
 		return "file"

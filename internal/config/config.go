@@ -91,9 +91,10 @@ type Redis struct {
 	CA, Cert, Key string
 	Prefix        string
 	Timeout       time.Duration
-	// NoCoalescing and NoDenyCache switch off what saves exchanges.
+	// NoCoalescing, NoDenyCache and NoLeases switch off what saves exchanges.
 	NoCoalescing bool
 	NoDenyCache  bool
+	NoLeases     bool
 }
 
 // Secret is a text that is not printed.
@@ -162,18 +163,7 @@ func (c *Config) checkRedis() []error {
 	var faults []error
 	r := &c.Redis
 	if r.URL == "" {
-		for _, k := range []struct{ key, value string }{
-			{"redis_password_file", r.PasswordFile},
-			{"redis_sentinel_password_file", r.SentinelPasswordFile},
-			{"redis_ca", r.CA},
-			{"redis_cert", r.Cert},
-			{"redis_key", r.Key},
-		} {
-			if k.value != "" {
-				faults = append(faults, fmt.Errorf("%s: is set, but redis is not; name where Redis is, or leave it out", k.key))
-			}
-		}
-		return faults
+		return nil // Load refuses what is said besides.
 	}
 	if (r.Cert == "") != (r.Key == "") {
 		faults = append(faults, errors.New("redis_cert, redis_key: one is set without the other; set both or none"))
@@ -273,6 +263,7 @@ func fromProto(m *configv1.Config) *Config {
 			Timeout:      or(m.GetRedisTimeout().AsDuration(), DefaultRedisTimeout),
 			NoCoalescing: m.GetRedisCoalescing() == "off",
 			NoDenyCache:  m.GetRedisDenyCache() == "off",
+			NoLeases:     m.GetRedisLeases() == "off",
 		},
 	}
 }

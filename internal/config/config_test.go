@@ -8,11 +8,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	configv1 "github.com/kelpie-authz/kelpie/gen/kelpie/config/v1"
 	"github.com/kelpie-authz/kelpie/internal/config"
@@ -101,13 +104,13 @@ func TestLoadFaults(t *testing.T) {
 		"two documents":     {yaml: "policy: p\n---\npolicy: q\n", want: []string{"more than one YAML document"}},
 		"a list":            {yaml: "- policy\n", want: []string{"config.yaml:1:1: is not a map"}},
 		"bad YAML":          {yaml: "policy: [\n", want: []string{"config.yaml"}},
-		"bad level":         {yaml: "policy: p\nlog_level: loud\n", want: []string{"config.yaml:2", "log_level"}},
-		"bad duration":      {yaml: "policy: p\ndrain_timeout: soon\n", want: []string{"config.yaml:2"}},
-		"too long a drain":  {yaml: "policy: p\ndrain_timeout: 601s\n", want: []string{"drain_timeout"}},
+		"bad level":         {yaml: "policy: p\nlog_level: loud\n", want: []string{`config.yaml:2:12: log_level: "loud" is not known; write debug, info, warn or error`}},
+		"bad duration":      {yaml: "policy: p\ndrain_timeout: soon\n", want: []string{`config.yaml:2:16: drain_timeout: "soon" is not a duration; write a number and its unit, such as 100ms, 15s or 2m`}},
+		"too long a drain":  {yaml: "policy: p\ndrain_timeout: 601s\n", want: []string{"config.yaml:2:16: drain_timeout: 601s is out of bounds; write more than 0s and at most 600s"}},
 		"bad env":           {env: map[string]string{"KELPIE_INSECURE": "maybe"}, want: []string{`KELPIE_INSECURE: "maybe" is neither true nor false`}},
 		"bad flag":          {flags: map[string]string{"max_in_flight": "-1"}, want: []string{"--max-in-flight: \"-1\" is not a whole number"}},
 		"bad flag duration": {flags: map[string]string{"drain_delay": "1"}, want: []string{"--drain-delay"}},
-		"negative delay":    {flags: map[string]string{"policy": "p", "drain_delay": "-1s"}, want: []string{"drain_delay"}},
+		"negative delay":    {flags: map[string]string{"policy": "p", "drain_delay": "-1s"}, want: []string{"--drain-delay: -1s is out of bounds; write 0s to 600s"}},
 		"no such flag key":  {flags: map[string]string{"grpc-addr": "x"}, want: []string{`there is no such key`}},
 		"address":           {flags: map[string]string{"policy": "p", "grpc_addr": "7070"}, want: []string{`grpc_addr: "7070" is not an address`}},
 		"port":              {flags: map[string]string{"policy": "p", "health_addr": "127.0.0.1:70000"}, want: []string{"health_addr:"}},
@@ -132,13 +135,39 @@ func TestLoadFaults(t *testing.T) {
 			env:   map[string]string{"KELPIE_REDIS_PASSWORD": "hunter2", "KELPIE_REDIS_SENTINEL_PASSWORD": "hunter2"},
 			want:  []string{"redis_password_file: KELPIE_REDIS_PASSWORD is set too", "redis_sentinel_password_file: KELPIE_REDIS_SENTINEL_PASSWORD is set too"},
 		},
-		"redis password as a flag":  {flags: map[string]string{"policy": "p", "redis_password": "hunter2"}, want: []string{"there is no such key"}},
-		"redis password in a file":  {yaml: "policy: p\nredis_password: hunter2\n", want: []string{`there is no key "redis_password"`}},
-		"redis prefix with a colon": {flags: map[string]string{"policy": "p", "redis_prefix": "a:b"}, want: []string{"redis_prefix"}},
-		"redis prefix too long":     {flags: map[string]string{"policy": "p", "redis_prefix": strings.Repeat("x", 33)}, want: []string{"redis_prefix"}},
-		"redis timeout too short":   {flags: map[string]string{"policy": "p", "redis_timeout": "4ms"}, want: []string{"redis_timeout"}},
-		"redis timeout too long":    {yaml: "policy: p\nredis_timeout: 5.1s\n", want: []string{"config.yaml:2", "redis_timeout"}},
-		"redis switch":              {flags: map[string]string{"policy": "p", "redis_coalescing": "yes"}, want: []string{"redis_coalescing"}},
+		"redis password as a flag":   {flags: map[string]string{"policy": "p", "redis_password": "hunter2"}, want: []string{"there is no such key"}},
+		"redis password in a file":   {yaml: "policy: p\nredis_password: hunter2\n", want: []string{`there is no key "redis_password"`}},
+		"redis prefix with a colon":  {flags: map[string]string{"policy": "p", "redis_prefix": "a:b"}, want: []string{`--redis-prefix: "a:b" cannot begin a key; write 1 to 32 letters`}},
+		"redis prefix too long":      {flags: map[string]string{"policy": "p", "redis_prefix": strings.Repeat("x", 33)}, want: []string{"--redis-prefix:", "1 to 32 letters"}},
+		"redis timeout too short":    {flags: map[string]string{"policy": "p", "redis_timeout": "4ms"}, want: []string{"--redis-timeout: 4ms is out of bounds; write 5ms to 5s"}},
+		"redis timeout too long":     {yaml: "policy: p\nredis_timeout: 5.1s\n", want: []string{"config.yaml:2:16: redis_timeout: 5.1s is out of bounds; write 5ms to 5s"}},
+		"redis switch":               {flags: map[string]string{"policy": "p", "redis_coalescing": "yes"}, want: []string{`--redis-coalescing: "yes" is not known; write on or off`}},
+		"redis switch in a variable": {env: map[string]string{"KELPIE_REDIS_DENY_CACHE": "1"}, want: []string{`KELPIE_REDIS_DENY_CACHE: "1" is not known; write on or off`}},
+		"redis timeout without unit": {yaml: "policy: p\nredis_timeout: 100\n", want: []string{`config.yaml:2:16: redis_timeout: "100" is not a duration; write a number and its unit, such as 100ms`}},
+		"several in a file": {
+			yaml: "policy: p\nredis_prefix: \"a:b\"\nredis_timeout: 1ms\nredis_coalescing: true\ninsecure: yes\nmax_in_flight: many\nstate: [a]\n",
+			want: []string{
+				`config.yaml:2:15: redis_prefix: "a:b" cannot begin a key`, "config.yaml:3:16: redis_timeout: 1ms is out of bounds",
+				`config.yaml:4:19: redis_coalescing: "true" is not known`, `config.yaml:5:11: insecure: "yes" is neither true nor false`,
+				`config.yaml:6:16: max_in_flight: "many" is not a whole number`, "config.yaml:7:8: state: is not a single value",
+			},
+		},
+		"a bad value that a flag beats": {
+			yaml: "policy: p\nredis_timeout: 1ms\n", flags: map[string]string{"redis_timeout": "1s"}, want: []string{"config.yaml:2:16: redis_timeout: 1ms is out of bounds"},
+		},
+		"redis tuning without redis": {
+			flags: map[string]string{"policy": "p", "redis_prefix": "kelpie", "redis_coalescing": "off"},
+			yaml:  "redis_timeout: 100ms\n", env: map[string]string{"KELPIE_REDIS_DENY_CACHE": "on"},
+			want: []string{
+				"redis_prefix: is set, but redis is not, so each replica would count by itself; name where Redis is (--redis, KELPIE_REDIS), or leave this out",
+				"redis_timeout: is set, but redis is not", "redis_coalescing: is set, but redis is not", "redis_deny_cache: is set, but redis is not",
+			},
+		},
+		"redis passwords without redis": {
+			env:  map[string]string{"KELPIE_POLICY": "p", "KELPIE_REDIS_PASSWORD": "hunter2", "KELPIE_REDIS_SENTINEL_PASSWORD": "hunter2"},
+			want: []string{"KELPIE_REDIS_PASSWORD: is set, but redis is not", "KELPIE_REDIS_SENTINEL_PASSWORD: is set, but redis is not"},
+		},
+		"without redis and without a policy": {flags: map[string]string{"redis_ca": "f"}, want: []string{"policy: no policy directory", "redis_ca: is set"}},
 		"several at once": {
 			flags: map[string]string{"grpc_addr": "x", "admin_addr": "y", "tls_cert": "c"},
 			want:  []string{"policy:", "grpc_addr:", "admin_addr:", "TLS needs both"},
@@ -163,6 +192,38 @@ func TestLoadFaults(t *testing.T) {
 				t.Errorf("the error tells a password:\n%v", err)
 			}
 		})
+	}
+}
+
+// What is empty counts as not set, also where there is no redis.
+func TestEmptyRedisVariables(t *testing.T) {
+	t.Parallel()
+	_, err := config.Load(config.Sources{Lookup: env(map[string]string{
+		"KELPIE_POLICY": "p", "KELPIE_REDIS_PASSWORD": "", "KELPIE_REDIS_TIMEOUT": "", "KELPIE_REDIS": "",
+	})})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Every rule of the schema is told in words, and not in those of the validator.
+func TestRulesAreTold(t *testing.T) {
+	t.Parallel()
+	rules := 0
+	fields := (&configv1.Config{}).ProtoReflect().Descriptor().Fields()
+	for i, key := range config.Keys() {
+		if !proto.HasExtension(fields.Get(i).Options(), validate.E_Field) {
+			continue
+		}
+		rules++
+		bad := map[string]string{"uint32": "4294967295", "message": "9000s", "string": strings.Repeat("?", 5000)}[fields.Get(i).Kind().String()]
+		_, err := config.Load(config.Sources{Flags: map[string]string{"policy": "p", key.Name: bad}})
+		if err == nil || !strings.Contains(err.Error(), "--"+key.Flag+": ") || !regexp.MustCompile("; (write|shorten) ").MatchString(err.Error()) {
+			t.Errorf("%s: %v", key.Name, err)
+		}
+	}
+	if rules < 9 {
+		t.Errorf("only %d keys have rules", rules)
 	}
 }
 
@@ -219,7 +280,7 @@ func TestKeysCoverTheSchema(t *testing.T) {
 			sample = "debug"
 		case strings.HasSuffix(key.Name, "_addr"):
 			sample = "127.0.0.1:9"
-		case key.Name == "redis_coalescing" || key.Name == "redis_deny_cache":
+		case key.Name == "redis_coalescing" || key.Name == "redis_deny_cache" || key.Name == "redis_leases":
 			sample = "off"
 		case key.Name == "redis_timeout":
 			sample = "1s"

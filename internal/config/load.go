@@ -10,10 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"buf.build/go/protovalidate"
-	"buf.build/go/protoyaml"
 	yaml "go.yaml.in/yaml/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -107,6 +104,7 @@ var usages = map[string]struct{ fallback, usage string }{
 	"redis_timeout":                {DefaultRedisTimeout.String(), "how long one exchange with Redis may take"},
 	"redis_coalescing":             {"on", "on or off: calls that come at the same time go to Redis together"},
 	"redis_deny_cache":             {"on", "on or off: a call that was just denied is denied from memory for up to a second"},
+	"redis_leases":                 {"on", "on or off: of limits that say lease: true, units are taken ahead"},
 	"gc_percent":                   {strconv.Itoa(DefaultGCPercent), "the garbage collector's target percentage, unless GOGC is set"},
 }
 
@@ -130,9 +128,6 @@ func Load(src Sources) (*Config, error) {
 		}
 	}
 	faults = append(faults, overlay(msg, lookup, src.Flags)...)
-	if err := protovalidate.Validate(msg); err != nil && len(faults) == 0 {
-		faults = append(faults, fmt.Errorf("check the configuration: %w", err))
-	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
@@ -145,10 +140,36 @@ func Load(src Sources) (*Config, error) {
 	if secret, ok := lookup(EnvPrefix + "REDIS_SENTINEL_PASSWORD"); ok {
 		cfg.Redis.SentinelPassword = Secret(secret)
 	}
-	if err := cfg.Validate(); err != nil {
+	if err := errors.Join(cfg.Validate(), aimless(msg, &cfg.Redis)); err != nil {
 		return nil, err
 	}
 	return cfg, nil
+}
+
+// aimless refuses what is said about Redis where nothing says that there is one:
+// a replica that counts by itself unnoticed admits the limit once more.
+func aimless(msg *configv1.Config, r *Redis) error {
+	if r.URL != "" {
+		return nil
+	}
+	var faults []error
+	add := func(name string) {
+		faults = append(faults, fmt.Errorf("%s: is set, but redis is not, so each replica would count by itself; name where Redis is (--redis, KELPIE_REDIS), or leave this out", name))
+	}
+	m := msg.ProtoReflect()
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		if f := fields.Get(i); strings.HasPrefix(string(f.Name()), "redis_") && m.Has(f) {
+			add(string(f.Name()))
+		}
+	}
+	if r.Password != "" {
+		add(EnvPrefix + "REDIS_PASSWORD")
+	}
+	if r.SentinelPassword != "" {
+		add(EnvPrefix + "REDIS_SENTINEL_PASSWORD")
+	}
+	return errors.Join(faults...)
 }
 
 func overlay(msg *configv1.Config, lookup func(string) (string, bool), flags map[string]string) []error {
@@ -175,8 +196,20 @@ func overlay(msg *configv1.Config, lookup func(string) (string, bool), flags map
 	return faults
 }
 
-// set writes one field from text, as flags and environment variables have it.
+// set writes one field from text, as flags and environment variables have it, and
+// holds it to the rules of the schema.
 func set(msg *configv1.Config, name, text string) error {
+	alone := &configv1.Config{}
+	for _, m := range []*configv1.Config{alone, msg} {
+		if err := parse(m, name, text); err != nil {
+			return err
+		}
+	}
+	return checkRules(alone, text)
+}
+
+// parse writes one field from text.
+func parse(msg *configv1.Config, name, text string) error {
 	m := msg.ProtoReflect()
 	field := m.Descriptor().Fields().ByName(protoreflect.Name(name))
 	switch field.Kind() {
@@ -197,7 +230,7 @@ func set(msg *configv1.Config, name, text string) error {
 	case protoreflect.MessageKind:
 		v, err := time.ParseDuration(text)
 		if err != nil {
-			return fmt.Errorf("%q is not a duration; write 15s or 2m", text)
+			return fmt.Errorf("%q is not a duration; write a number and its unit, such as 100ms, 15s or 2m", text)
 		}
 		m.Set(field, protoreflect.ValueOfMessage(durationpb.New(v).ProtoReflect()))
 	default:
@@ -219,34 +252,63 @@ func readFile(path string, msg *configv1.Config) error {
 	if len(data) > maxFileBytes {
 		return fmt.Errorf("read the configuration: %s is larger than %d bytes", path, maxFileBytes)
 	}
-	if err := checkShape(path, data); err != nil {
+	top, err := parseShape(path, data)
+	if err != nil || top == nil {
 		return err
 	}
-	options := protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}
-	if err := options.Unmarshal(data, msg); err != nil {
-		return fmt.Errorf("read the configuration: %w", err)
+	var faults []error
+	for i := 0; i+1 < len(top.Content); i += 2 {
+		key, value := top.Content[i], top.Content[i+1]
+		if err := setNode(msg, key.Value, value); err != nil {
+			faults = append(faults, fmt.Errorf("%s:%d:%d: %s: %w", path, value.Line, value.Column, key.Value, err))
+		}
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
-// checkShape refuses what protoyaml lets pass without a word: a key given
-// twice (the last would win), a key in camel case, a second document, a null.
-func checkShape(path string, data []byte) error {
+// setNode writes one field from a value of the file.
+func setNode(msg *configv1.Config, name string, value *yaml.Node) error {
+	if value.Kind == yaml.AliasNode {
+		value = value.Alias
+	}
+	if value.Kind != yaml.ScalarNode {
+		return errors.New("is not a single value; write one, without brackets and dashes")
+	}
+	text := value.Value
+	switch msg.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(name)).Kind() {
+	case protoreflect.BoolKind:
+		if value.Tag != "!!bool" {
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
+	case protoreflect.Uint32Kind:
+		var n uint32 // YAML has more ways to write one: 0x10, 1_000.
+		if value.Decode(&n) == nil {
+			text = strconv.FormatUint(uint64(n), 10)
+		}
+	default:
+	}
+	return set(msg, name, text)
+}
+
+// parseShape parses a file and refuses keys that are unknown, given twice or
+// without a value, and more than one document. It returns the map of keys, or nil
+// if there is none.
+func parseShape(path string, data []byte) (*yaml.Node, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var root yaml.Node
 	if err := dec.Decode(&root); err != nil {
 		if errors.Is(err, io.EOF) {
-			return nil
+			return nil, nil
 		}
-		return fmt.Errorf("read the configuration: %s: %w", path, err)
+		return nil, fmt.Errorf("read the configuration: %s: %w", path, err)
 	}
 	var next yaml.Node
 	if err := dec.Decode(&next); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: holds more than one YAML document; write one", path)
+		return nil, fmt.Errorf("%s: holds more than one YAML document; write one", path)
 	}
 	top := root.Content[0]
 	if top.Kind != yaml.MappingNode {
-		return fmt.Errorf("%s:%d:%d: is not a map of keys; write key: value lines", path, top.Line, top.Column)
+		return nil, fmt.Errorf("%s:%d:%d: is not a map of keys; write key: value lines", path, top.Line, top.Column)
 	}
 	var faults []error
 	seen := make(map[string]*yaml.Node, len(top.Content)/2)
@@ -265,13 +327,5 @@ func checkShape(path string, data []byte) error {
 			faults = append(faults, fmt.Errorf("%s: %s has no value; write one or leave the line out", at, key.Value))
 		}
 	}
-	return errors.Join(faults...)
-}
-
-// validator fits protovalidate to protoyaml's interface.
-type validator struct{}
-
-// Validate implements protoyaml.Validator.
-func (validator) Validate(m proto.Message) error {
-	return protovalidate.Validate(m) //nolint:wrapcheck // protoyaml adds file, line and column itself.
+	return top, errors.Join(faults...)
 }

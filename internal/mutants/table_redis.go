@@ -22,5 +22,10 @@ func redisMutants() []mutant {
 		in("denials.go", "a denial is of these limits", "if e.limits[i] != call.Charges[i].Limit {", "if false {"),
 		in("nodes.go", "what another slot denied goes back", "			n.giveBack(parts[:taken])\n			return n.denied", "			return n.denied"),
 		in("floors.go", "what was lost is put back", "if idle > r.now {", "if false {"),
+		in("script/long.lua", "what is taken ahead comes later", "local lead, share = U('<dd', req, #req - 15)", "local lead, share = 0, 2"),
+		in("leases.go", "a lease ends", "until: g.sent + int64(life)", "until: g.sent + 8*int64(life)"),
+		in("leases.go", "the clock is read after a unit is taken", "case !by[i].lease.holds(by[i].mark, now):", "case false:"),
+		in("leases.go", "a quota's units end with it", "life := min(g.ends, ", "life := min(limiter.MaxLease, "),
+		in("leased.go", "what was paid for a denied call comes back", "	if !res.Admitted {\n		s.leases.giveBack(call, &k.by, paid)\n", "	if !res.Admitted {\n"),
 	}
 }

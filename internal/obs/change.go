@@ -40,10 +40,14 @@ func (c changeCounters) count(change *pdp.Change) {
 }
 
 // recordChange writes a line of its own kind, so that nobody takes it for a
-// decision.
+// decision. One that failed is for somebody to look at.
 func (r *Recorder) recordChange(ctx context.Context, rec *pdp.Record) error {
 	r.changes.count(rec.Change)
-	line := slog.NewRecord(rec.Time, slog.LevelInfo, "limits "+rec.Change.Kind.String(), 0)
+	level := slog.LevelInfo
+	if rec.Change.Failed {
+		level = slog.LevelWarn
+	}
+	line := slog.NewRecord(rec.Time, level, "limits "+rec.Change.Kind.String(), 0)
 	line.AddAttrs(changeAttrs(rec)...)
 	if err := r.log.Handle(ctx, line); err != nil {
 		r.lost.Inc()
@@ -80,7 +84,7 @@ func changeAttrs(rec *pdp.Record) []slog.Attr {
 	}
 	attrs = append(attrs, slog.Any("limits", limits), slog.Int64("latency_us", rec.Latency.Microseconds()))
 	if c.Failed {
-		attrs = append(attrs, slog.Bool("failed", true))
+		attrs = append(attrs, slog.Bool("failed", true), slog.String("cause", c.Cause))
 	}
 	return attrs
 }

@@ -173,7 +173,7 @@ func TestRecorderTellsChanges(t *testing.T) {
 			Kind: pdp.ChangeSettled, Actual: 2.5, Limits: []pdp.LimitChange{{Name: "x", GivenBack: 0.5}, {Name: "y", Charged: 7}},
 		}},
 		{Time: at, DecisionID: "d", Gateway: "g", Agent: "a", Change: &pdp.Change{
-			Kind: pdp.ChangeReleased, Limits: []pdp.LimitChange{{Name: "x", GivenBack: 1}}, Failed: true,
+			Kind: pdp.ChangeReleased, Limits: []pdp.LimitChange{{Name: "x", GivenBack: 1}}, Failed: true, Cause: "not \"now\"",
 		}},
 		{Time: at, Agent: "a", Change: &pdp.Change{Kind: pdp.ChangeReset, As: "ann", Buckets: 3}},
 	} {
@@ -182,7 +182,7 @@ func TestRecorderTellsChanges(t *testing.T) {
 		}
 	}
 	const want = `{"time":"2026-11-22T01:02:03.000000004Z","level":"INFO","msg":"limits settle","agent":"a","decision_id":"d","gateway":"g","actual":2.5,"limits":[{"name":"x","given_back":0.5},{"name":"y","charged":7}],"latency_us":1000}
-{"time":"2026-11-22T01:02:03.000000004Z","level":"INFO","msg":"limits release","agent":"a","decision_id":"d","gateway":"g","limits":[{"name":"x","given_back":1}],"latency_us":0,"failed":true}
+{"time":"2026-11-22T01:02:03.000000004Z","level":"WARN","msg":"limits release","agent":"a","decision_id":"d","gateway":"g","limits":[{"name":"x","given_back":1}],"latency_us":0,"failed":true,"cause":"not \"now\""}
 {"time":"2026-11-22T01:02:03.000000004Z","level":"INFO","msg":"limits reset","agent":"a","as":"ann","buckets":3,"limits":[],"latency_us":0}
 `
 	if diff := cmp.Diff(want, fast.String()); diff != "" {

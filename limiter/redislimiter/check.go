@@ -24,21 +24,30 @@ func checkServer(ctx context.Context, client redis.UniversalClient, o *Options, 
 	if err != nil {
 		return nil, err
 	}
-	w := words{t: t, timeout: o.Timeout}
+	w := words{t: t, timeout: o.Timeout, prefix: prefix}
 	if cluster, ok := client.(*redis.ClusterClient); ok {
 		warnings, err = checkCluster(ctx, cluster)
 	} else {
 		warnings, err = checkNode(ctx, client)
 	}
+	if err != nil && t.secure && isTimeout(err) {
+		// TLS waits for an answer that a server without it never gives.
+		plainly, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialTimeout)
+		defer cancel()
+		w.plain = answersPlainly(plainly, t, o)
+	}
 	if err != nil {
 		return nil, w.of(err)
 	}
-	warning, err := checkUser(ctx, client, prefix)
+	r, err := checkRights(ctx, client, prefix)
 	if err != nil {
 		return nil, w.of(err)
 	}
-	if warning != "" {
-		warnings = append(warnings, warning)
+	if r.missing() {
+		return nil, w.ofRights(r)
+	}
+	if r.full { // it may pass
+		warnings = append(warnings, memoryFull)
 	}
 	return warnings, nil
 }
@@ -102,36 +111,7 @@ func judgeInfo(text string) (warnings []string, err error) {
 
 var errReplica = errors.New("it is a replica, which takes no writes; name its primary in redis, or the sentinels by redis-sentinel://")
 
-// checkText does once what the scripts do, with keys that are gone at once.
-const checkText = `#!lua
-redis.call('TIME')
-redis.call('SET', KEYS[1], '', 'PX', 1000)
-redis.call('PSETEX', KEYS[1], 1, '')
-redis.call('GET', KEYS[1])
-redis.call('MGET', KEYS[1])
-redis.call('HSETNX', KEYS[2], 'a', '')
-redis.call('PEXPIRE', KEYS[2], 1)
-redis.call('HGET', KEYS[2], 'a')
-redis.call('HEXISTS', KEYS[2], 'a')
-redis.call('ZADD', KEYS[3], 1, 'a')
-redis.call('PEXPIRE', KEYS[3], 1)
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '+inf')
-redis.call('ZCARD', KEYS[3])
-return 1`
-
-// checkUser tries what the user may do. That the memory is full is a warning,
-// as it may pass.
-func checkUser(ctx context.Context, client redis.UniversalClient, prefix string) (warning string, err error) {
-	var keys []string
-	for _, kind := range []string{"s", "h", "z"} {
-		keys = append(keys, string(appendHome(nil, prefix, []byte("check"+kind), len("check"), 0)))
-	}
-	err = patiently(ctx, func() error { return client.Eval(ctx, checkText, keys).Err() })
-	if err != nil && strings.HasPrefix(err.Error(), "OOM") {
-		return "its memory is full, and it refuses to keep what is charged until there is room: limits are judged as their on_unavailable says; raise maxmemory", nil
-	}
-	return "", err
-}
+const memoryFull = "its memory is full, and it refuses to keep what is charged until there is room: limits are judged as their on_unavailable says; raise maxmemory (INFO memory tells what is used)"
 
 // patiently asks again while ctx allows it if there was no answer in time: the
 // first exchange makes the connection, and a decision waits for none of this.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -71,25 +73,35 @@ func TestCheckRefuses(t *testing.T) {
 	user := testkit.StartRedis(t, testkit.RedisConfig{User: "app", Password: "hunter2"})
 	for name, rules := range map[string][]any{
 		"noinfo": {"~*", "+@all", "-info"}, "noset": {"~*", "+@all", "-psetex"}, "nokeys": {"~other:*", "+@all"}, "noscript": {"~*", "+@all", "-@scripting"},
+		"part": {"~kelpie:1:*", "+@all"}, "noscan": {"~*", "+@all", "-scan"}, "nosha": {"~*", "+@all", "-evalsha", "-evalsha_ro"},
+		"little": {"~other:*", "+eval", "+ping"}, "nohash": {"~kelpie:*", "+@all", "-@hash", "-zadd", "-pexpire"}, "reader": {"%R~kelpie:*", "+@all"},
 	} {
 		user.Do(t, append([]any{"acl", "setuser", name, "on", ">hunter2"}, rules...)...)
 	}
+	web := webServer(t)
 	by := func(name string) Options {
 		return Options{URL: "redis://" + name + "@" + user.Addr, Password: says("hunter2")}
 	}
 	refuses(t, []wrong{
-		{"nobody listens", Options{URL: "redis://" + testkit.FreeAddr(t)}, "it cannot be reached"},
-		{"no such host", Options{URL: "redis://nowhere.invalid", Dialer: nowhere}, "it cannot be reached"},
-		{"no socket", Options{URL: "unix:///nowhere/redis.sock"}, "it cannot be reached"},
+		{"nobody listens", Options{URL: "redis://" + testkit.FreeAddr(t)}, "nothing listens there; start it, or see the host and port in redis (6379 unless said)"},
+		{"no such host", Options{URL: "redis://nowhere.invalid", Dialer: nowhere}, "no such host is known; see the host in redis"},
+		{"no socket", Options{URL: "unix:///nowhere/redis.sock"}, "see the socket's path in redis"},
+		{"a web server", Options{URL: "redis://" + web}, "what answers there does not speak as Redis does"},
 		{"no password", Options{URL: locked.URL()}, "it asks for a password"},
 		{"wrong password", Options{URL: locked.URL(), Password: says("hunter22")}, "it refuses the user or the password"},
 		{"wrong user", Options{URL: "redis://bob@" + user.Addr, Password: says("hunter2")}, "it refuses the user or the password"},
 		{"a user without a password", Options{URL: user.URL()}, "names a user, but there is no password"},
 		{"no file", Options{URL: user.URL(), Password: func() (string, error) { return "", os.ErrNotExist }}, "the password of Redis: file does not exist"},
-		{"no INFO", by("noinfo"), "'info' command); docs/operations.md"},
-		{"no keys", by("nokeys"), "docs/operations.md has the line for its ACL"},
-		{"no PSETEX", by("noset"), "docs/operations.md has the line for its ACL"},
-		{"no scripts", by("noscript"), "'eval' command); docs/operations.md"},
+		{"no INFO", by("noinfo"), "ACL SETUSER noinfo +info ("},
+		{"no keys", by("nokeys"), "its user may not do what limits need; grant it on each server: ACL SETUSER nokeys ~kelpie:* (docs/operations.md has the whole line, and ACL LOG"},
+		{"a part of the keys", by("part"), "ACL SETUSER part ~kelpie:* ("},
+		{"keys to read", by("reader"), "ACL SETUSER reader ~kelpie:* ("},
+		{"no PSETEX", by("noset"), "ACL SETUSER noset +psetex ("},
+		{"no scripts", by("noscript"), "ACL SETUSER noscript +eval +eval_ro +evalsha +evalsha_ro ("},
+		{"no SCAN", by("noscan"), "ACL SETUSER noscan +scan ("},
+		{"no EVALSHA", by("nosha"), "ACL SETUSER nosha +evalsha +evalsha_ro ("},
+		{"no hashes", by("nohash"), "ACL SETUSER nohash +hexists +hget +hsetnx +pexpire +zadd ("},
+		{"little", by("little"), "ACL SETUSER little +info ("},
 		{"no such database", Options{URL: plain.URL() + "/99"}, "it has no database of this number"},
 		{"a URL", Options{URL: "redis://"}, "a host is missing"},
 	})
@@ -102,6 +114,27 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
+// webServer is the address of one.
+func webServer(t *testing.T) string {
+	t.Helper()
+	srv := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(srv.Close)
+	return srv.Listener.Addr().String()
+}
+
+// What the check tries leaves nothing behind, whatever was refused.
+func TestCheckLeavesNothing(t *testing.T) {
+	t.Parallel()
+	r := testkit.StartRedis(t, testkit.RedisConfig{})
+	for _, without := range [][]any{nil, {"-pexpire"}, {"-set", "-psetex"}, {"-set", "-psetex", "-pexpire"}, {"-psetex", "-zrem"}} {
+		r.Do(t, append([]any{"acl", "setuser", "tried", "reset", "on", ">hunter2", "~*", "+@all"}, without...)...)
+		if _, err := check(t, Options{URL: "redis://tried@" + r.Addr, Password: says("hunter2")}); (err == nil) != (without == nil) {
+			t.Errorf("%v: %v", without, err)
+		}
+		testkit.Eventually(t, "no keys", func() bool { n, _ := r.Do(t, "dbsize").(int64); return n == 0 })
+	}
+}
+
 // nowhere is what the net package says of a name that nobody knows.
 func nowhere(context.Context, string, string) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}}
@@ -111,6 +144,7 @@ func TestCheckRefusesTLS(t *testing.T) {
 	t.Parallel()
 	ca := testkit.NewCA(t)
 	plain := testkit.StartRedis(t, testkit.RedisConfig{})
+	locked := testkit.StartRedis(t, testkit.RedisConfig{Password: "hunter2"})
 	secure := testkit.StartRedis(t, testkit.RedisConfig{CA: ca})
 	mutual := testkit.StartRedis(t, testkit.RedisConfig{CA: ca, ClientCerts: true})
 	trusting := &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12}
@@ -119,7 +153,9 @@ func TestCheckRefusesTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	refuses(t, []wrong{
-		{"TLS to a plain server", Options{URL: "rediss://" + plain.Addr, Timeout: 100 * time.Millisecond}, "write redis in place of rediss"},
+		{"TLS to a plain server", Options{URL: "rediss://" + plain.Addr, Timeout: 100 * time.Millisecond}, "it does not speak TLS (context deadline exceeded); write redis:// in place of rediss://, or name the port"},
+		{"TLS to a locked plain server", Options{URL: "rediss://" + locked.Addr, Timeout: 100 * time.Millisecond}, "it does not speak TLS (context deadline exceeded); write redis:// in place of rediss://"},
+		{"TLS to a web server", Options{URL: "rediss://" + webServer(t)}, "it does not speak TLS ("},
 		{"plain to TLS", Options{URL: "redis://" + secure.Addr}, "write rediss in place of redis"},
 		{"an unknown authority", Options{URL: secure.URL()}, "name its authority by redis_ca"},
 		{"another name", Options{URL: "rediss://localhost:" + port, TLS: trusting}, "a host that is in the certificate"},
@@ -147,6 +183,16 @@ func TestCheckRefusesCluster(t *testing.T) {
 		{"nobody listens", Options{URL: "redis-cluster://" + testkit.FreeAddr(t)}, "it cannot be reached"},
 		{"no password", Options{URL: "redis-cluster://" + locked.Addr}, "it asks for a password"},
 		{"wrong password", Options{URL: cluster.URL(), Password: says("hunter22")}, "it refuses the user or the password"},
+	})
+	for i, n := range cluster.Nodes { // users are each node's own
+		rule := "~kelpie:*"
+		if i == len(cluster.Nodes)-1 {
+			rule = "~kelp:*"
+		}
+		n.Do(t, "acl", "setuser", "app", "on", ">hunter2", rule, "+@all")
+	}
+	refuses(t, []wrong{
+		{"a user whom one node does not let", Options{URL: "redis-cluster://app@" + strings.Join(cluster.Addrs(), ","), Password: says("hunter2")}, "ACL SETUSER app ~kelpie:* ("},
 	})
 	warnings, err := check(t, Options{URL: cluster.URL(), Password: says("hunter2")})
 	if len(warnings) != 1 || err != nil || !strings.Contains(warnings[0], "set maxmemory-policy noeviction") {
@@ -323,8 +369,13 @@ func TestACLNamesCommands(t *testing.T) {
 	}
 	used := regexp.MustCompile(`call\('([A-Z]+)'`)
 	line := aclLine(t)
+	for _, m := range regexp.MustCompile(`try\('([A-Z]+)'`).FindAllStringSubmatch(rightsText, -1) {
+		if !strings.Contains(line, "+"+strings.ToLower(m[1])+" ") {
+			t.Errorf("the check tries %s, which the line for the ACL does not have", m[1])
+		}
+	}
 	for _, m := range used.FindAllStringSubmatch(scripts, -1) {
-		if !strings.Contains(checkText, m[0]) {
+		if !strings.Contains(rightsText, "try('"+m[1]+"'") {
 			t.Errorf("the check does not try %s", m[1])
 		}
 		if !slices.Contains(strings.Fields(line), "+"+strings.ToLower(m[1])) {
@@ -386,6 +437,65 @@ func TestACLSuffices(t *testing.T) { //nolint:tparallel // What the suite leaves
 	for _, r := range append([]*testkit.Redis{single}, cluster.Nodes...) {
 		if log, _ := r.Do(t, "acl", "log").([]any); len(log) > 0 {
 			t.Errorf("%s refused something: %v", r.Addr, log)
+		}
+	}
+}
+
+// A server that is started with exactly the rule of the documents has a user that
+// suffices for a limiter, and for what people do with it.
+func TestACLLineFromTheStart(t *testing.T) {
+	t.Parallel()
+	_, rules, found := strings.Cut(aclLine(t), "SETUSER kelpie ")
+	if !found {
+		t.Fatal("the line for the ACL is about another user")
+	}
+	args := append([]string{"--user", "kelpie"}, strings.Fields(strings.Replace(rules, ">PASSWORD", ">hunter2", 1))...)
+	r := testkit.StartRedis(t, testkit.RedisConfig{Args: args})
+	for _, url := range []string{"redis://kelpie@" + r.Addr, "redis://kelpie@" + r.Addr + "/3", "redis://kelpie@" + r.Addr + "?db=4"} {
+		l, err := New(t.Context(), Config{Options: Options{URL: url, Password: says("hunter2"), Timeout: 10 * time.Second}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		useAll(t, l)
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if s := l.Stats(); s.Refused > 0 || s.Failures > 0 {
+			t.Errorf("%s: %d exchanges were refused, %d failed", url, s.Refused, s.Failures)
+		}
+	}
+	if log, _ := r.Do(t, "acl", "log").([]any); len(log) > 0 {
+		t.Errorf("it refused something: %v", log)
+	}
+	for db := range 5 {
+		_, keys, _ := strings.Cut(r.Info(t, fmt.Sprint("db", db)), "keys=")
+		if want := db == 0 || db > 2; want != (keys != "") {
+			t.Errorf("database %d has %q keys; want some: %v", db, keys, want)
+		}
+	}
+}
+
+// useAll does once whatever is done with a limiter.
+func useAll(t *testing.T, l *Limiter) {
+	t.Helper()
+	ctx := t.Context()
+	limit := &limiter.Limit{Name: "calls", Kind: limiter.KindRate, Count: 1, Burst: 5, Period: time.Hour}
+	calls := []limiter.Call{{Charges: []limiter.Charge{{Limit: limit, Key: []byte("agentcalls"), Slot: 5, Home: 5, Cost: limiter.Unit}}}}
+	if n, err := l.Take(ctx, calls, limiter.StopNever); n != 1 || err != nil || !calls[0].Result.Admitted {
+		t.Errorf("take: %d, %v", n, err)
+	}
+	debit, refund := calls[0].Result.Receipt.Clone(), calls[0].Result.Receipt.Clone()
+	ledger := l.Ledger()
+	_, looked := ledger.Look(ctx, "d")
+	_, marked := ledger.Mark(ctx, "d", "m", []byte("v"))
+	_, forgot := l.Forget(ctx, []byte("agent"), nil)
+	for name, err := range map[string]error{
+		"peek": l.Peek(ctx, calls), "debit": l.Debit(ctx, &debit), "refund": l.Refund(ctx, &refund),
+		"keep": ledger.Keep(ctx, "d", []byte("record"), time.Hour), "look": looked, "mark": marked, "forget": forgot,
+		"names": l.Names(ctx, []byte("agent"), func(string) bool { return true }),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

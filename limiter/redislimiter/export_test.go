@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kelpie-authz/kelpie/limiter"
 )
 
 // TheLongWay makes every request of a Limiter go the long way of the script.
@@ -17,6 +20,12 @@ func Lanes(cfg *Config, n int) { cfg.lanes = n }
 // HomeKey is the key of a home in Redis.
 func HomeKey(prefix string, key []byte, slot, home int) string {
 	return string(appendHome(nil, prefix, key, slot, home))
+}
+
+// WatchLeases tells f of each charge that is paid from a lease, and when. Call it
+// before anything else.
+func (l *Limiter) WatchLeases(f func(c *limiter.Charge, at time.Time)) {
+	l.leaser.leases.spent = func(c *limiter.Charge, at int64) { f(c, l.leaser.began.Add(time.Duration(at))) }
 }
 
 // Ways counts which way of the script the answers of a Limiter came.

@@ -47,8 +47,8 @@ func TestRedisOutOfMemory(t *testing.T) {
 	if got := values(t, r); got != before {
 		t.Errorf("what is stored has changed:\n%q\nwas\n%q", got, before)
 	}
-	if s := l.Stats(); s.Opened != 0 {
-		t.Errorf("the breaker opened %d times for a Redis that answers", s.Opened)
+	if s := l.Stats(); s.Opened != 0 || s.Failures != 0 || s.Refused < calls {
+		t.Errorf("a Redis that answers: the breaker opened %d times, %d exchanges failed, %d were refused; want 0, 0, at least %d", s.Opened, s.Failures, s.Refused, calls)
 	}
 	r.Do(t, "config", "set", "maxmemory", "100mb")
 	for range 100 {
@@ -83,6 +83,31 @@ func values(tb testing.TB, r *testkit.Redis) string {
 		all.WriteString(key + "=" + value + "\n")
 	}
 	return all.String()
+}
+
+// What the user may not do counts as refused, and so do denied scans; a script that
+// is not known does not.
+func TestRefusedByACL(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	l := started(t, at(r.URL()))
+	charge := units(slow(1000), "k", 1)
+	r.Do(t, "script", "flush")
+	take(t, l, charge)
+	if s := l.Stats(); s.Refused != 0 {
+		t.Errorf("%d refused of a Redis that refuses nothing", s.Refused)
+	}
+	r.Do(t, "acl", "setuser", "default", "-psetex")
+	for range 10 {
+		if _, ok := answers(t, l, charge); ok {
+			t.Fatal("a call was judged")
+		}
+	}
+	if s := l.Stats(); s.Refused < 10 || s.Failures != 0 || s.Opened != 0 {
+		t.Errorf("%d refused, %d failed, opened %d times; want at least 10, 0, 0", s.Refused, s.Failures, s.Opened)
+	}
+	r.Do(t, "acl", "setuser", "default", "+psetex")
+	take(t, l, charge)
 }
 
 // A Redis that has become a replica cannot be charged: that is an outage, and

@@ -138,6 +138,9 @@ func (l *Limiter) homes(ctx context.Context, begin []byte) ([]string, error) {
 		err = scan(ctx, client)
 	}
 	if err != nil {
+		if refused(err) { // the hook sees none of clients with a timeout of their own
+			l.stats.refused.Add(1)
+		}
 		return nil, unavailable(err)
 	}
 	keys := make([]string, 0, len(seen))

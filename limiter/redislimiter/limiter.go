@@ -63,6 +63,8 @@ type Config struct {
 	NoCoalescing bool
 	// NoDenyCache makes every call ask Redis, those too that were just denied.
 	NoDenyCache bool
+	// NoLeases takes no units ahead, of limits with a Lease neither.
+	NoLeases bool
 
 	lanes int  // batches under way at once
 	long  bool // in tests: every request goes the long way of the script
@@ -117,6 +119,7 @@ type Limiter struct {
 	floors  floors
 	denials denials
 	members *members
+	leaser  *leaser // nil: no units are taken ahead
 	// offset is how far the clock of Redis is ahead of ours, in ticks, as of the
 	// last answer. It only says which calendar units to send.
 	offset atomic.Int64
@@ -169,6 +172,7 @@ func newLimiter(client redis.UniversalClient, cfg Config) (*Limiter, error) {
 		return nil, err
 	}
 	l := &Limiter{cfg: cfg, prefix: cfg.Prefix, client: client}
+	client.AddHook(refusals{&l.stats})
 	l.floors = floors{seen: newRecall[remembered](cfg.Remember), stats: &l.stats}
 	now := time.Now
 	if cfg.Clock != nil {
@@ -176,6 +180,9 @@ func newLimiter(client redis.UniversalClient, cfg Config) (*Limiter, error) {
 	}
 	l.denials = denials{seen: newRecall[denial](cfg.Remember), now: now, stats: &l.stats}
 	l.works.New = func() any { return new(parcel) }
+	if !cfg.NoLeases {
+		l.leaser = newLeaser(l)
+	}
 	if cluster, ok := client.(*redis.ClusterClient); ok {
 		l.nodes = &nodes{l: l, client: cluster}
 		return l, nil
@@ -191,6 +198,9 @@ func (l *Limiter) Stats() Stats { return l.stats.read() }
 func (l *Limiter) Close() error {
 	if l.closed.Swap(true) {
 		return nil
+	}
+	if l.leaser != nil {
+		l.leaser.close()
 	}
 	if l.only != nil {
 		l.only.close()
@@ -294,6 +304,14 @@ func (l *Limiter) takeOne(w *parcel, call *limiter.Call) error {
 		call.Result.Admitted = true
 		return nil
 	}
+	if l.leaser != nil && anyLeasable(call) {
+		return l.leaser.take(w, call)
+	}
+	return l.takeAsking(w, call)
+}
+
+// takeAsking is takeOne for what is not taken ahead.
+func (l *Limiter) takeAsking(w *parcel, call *limiter.Call) error {
 	if l.cfg.NoDenyCache {
 		return l.takeNow(call)
 	}

@@ -440,6 +440,21 @@ func (l *link) note(fault error) {
 	l.probing.Go(l.probe)
 }
 
+// giveUp opens the breaker for what the heartbeat met. The probe closes it again.
+func (l *link) giveUp(fault error) {
+	select {
+	case <-l.done:
+		return
+	default:
+	}
+	if l.open.Load() {
+		return
+	}
+	l.stats.exchanges.Add(1)
+	l.failures.Store(failuresToOpen)
+	l.note(fault)
+}
+
 // probe asks the server until it answers, and closes the breaker.
 func (l *link) probe() {
 	wait := firstProbe

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -26,7 +28,16 @@ type members struct {
 	count atomic.Int64
 	done  chan struct{}
 	ended sync.WaitGroup
+
+	// missed counts the heartbeats in a row that failed, and answered is how many
+	// exchanges had not failed at the first of them. Both are run's own.
+	missed   int
+	answered int64
 }
+
+// missesToOpen is how many heartbeats in a row have to fail before a server is
+// given up: nobody waited for them, so that one was late harms nobody.
+const missesToOpen = 2
 
 func (l *Limiter) join() *members {
 	var id [8]byte
@@ -57,6 +68,11 @@ func (m *members) key() string {
 
 func (m *members) beat() {
 	got, err := m.ask()
+	if err != nil && outage(err) {
+		m.miss(err)
+		return
+	}
+	m.missed = 0
 	n, ok := got.(int64)
 	if err != nil || !ok {
 		return
@@ -68,6 +84,35 @@ func (m *members) beat() {
 	}
 	m.count.Store(max(1, n))
 }
+
+// miss notes a heartbeat that failed. Without calls nobody else would notice that
+// the server is gone. Where calls are answered it is not, and only the heartbeat
+// was late, as on a busy machine; in a cluster other nodes answer, so there a
+// connection that was refused or cut is enough.
+func (m *members) miss(cause error) {
+	s := &m.l.stats
+	answered := s.exchanges.Load() - s.failures.Load()
+	gone := m.l.nodes != nil && dead(cause)
+	if m.missed == 0 || (answered > m.answered && !gone) {
+		m.missed, m.answered = 1, answered
+		return
+	}
+	if m.missed++; m.missed < missesToOpen {
+		return
+	}
+	m.missed = 0
+	k := m.l.only
+	if k == nil {
+		var err error
+		if k, err = m.l.nodes.way([]byte(m.key())); err != nil {
+			return // it is being closed, or no node is known: then calls fail at once
+		}
+	}
+	k.giveUp(cause)
+}
+
+// dead tells whether an error shows that nobody serves at the other end.
+func dead(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) || closed(err) }
 
 // ask sends the heartbeat on a connection of its own: it is to take no place from
 // a decision.

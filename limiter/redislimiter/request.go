@@ -15,6 +15,7 @@ const (
 	flagClock  = 2
 	flagForced = 4
 	flagLong   = 8
+	flagLease  = 16
 
 	flagShadow = 1
 	flagNever  = 2
@@ -45,10 +46,14 @@ type request struct {
 	epoch int64
 	// now is where the clock is thought to be, for the calendars of quotas.
 	now int64
+	// lead and share are those of a lease.
+	lead, share int64
 
 	// keys holds the keys one after the other; ends where each ends.
 	keys []byte
 	ends []int
+	// numbers finds the number of a home once there are many of them.
+	numbers map[string]uint16
 
 	// The parts of the request, and how many shapes and calls there are.
 	floors []byte
@@ -103,6 +108,7 @@ func (r *request) calendar(l *limiter.Limit) *calendar {
 func (r *request) begin(flags byte, stop limiter.Stop, clock, now, epoch int64) {
 	r.flags, r.stop, r.clock, r.now, r.epoch = flags, stop, clock, now, epoch
 	r.keys, r.ends = r.keys[:0], r.ends[:0]
+	clear(r.numbers)
 	r.floors, r.shaped, r.called = r.floors[:0], r.shaped[:0], r.called[:0]
 	for i := range r.shapes {
 		r.shapes[i].charges = nil
@@ -126,14 +132,34 @@ func (r *request) home(prefix string, key []byte, slot, home int) uint16 {
 	start := len(r.keys)
 	r.keys = appendHome(r.keys, prefix, key, slot, home)
 	added := r.keys[start:]
-	for i := range slices.Backward(r.ends) {
-		if bytes.Equal(r.key(i), added) {
-			r.keys = r.keys[:start]
-			return uint16(i + 1) //nolint:gosec // There are at most maxCalls times MaxCharges.
-		}
+	if n := r.known(added); n > 0 {
+		r.keys = r.keys[:start]
+		return n
 	}
 	r.ends = append(r.ends, len(r.keys))
 	return uint16(len(r.ends)) //nolint:gosec // As above.
+}
+
+// manyHomes is from how many on they are not looked through one by one.
+const manyHomes = 16
+
+// known returns the number of a home that was added before, or 0.
+func (r *request) known(key []byte) uint16 {
+	if len(r.ends) < manyHomes {
+		for i := range slices.Backward(r.ends) {
+			if bytes.Equal(r.key(i), key) {
+				return uint16(i + 1) //nolint:gosec // There are few.
+			}
+		}
+		return 0
+	}
+	if r.numbers == nil {
+		r.numbers = make(map[string]uint16)
+	}
+	for i := len(r.numbers); i < len(r.ends); i++ {
+		r.numbers[string(r.key(i))] = uint16(i + 1) //nolint:gosec // There are at most maxCalls times MaxCharges.
+	}
+	return r.numbers[string(key)]
 }
 
 // call adds a call, and returns its shape and the bytes that alike ones share.
@@ -331,6 +357,16 @@ func (r *request) seal(f *floors) {
 	r.buf = append(r.buf, r.floors...)
 	r.buf = append(r.buf, r.shaped...)
 	r.buf = append(r.buf, r.called...)
+	if r.flags&flagLease != 0 {
+		r.buf = appendNumbers(r.buf, r.lead, r.share)
+	}
+}
+
+// lease makes a request, of one call of one rate, one for units ahead: so many
+// whole ones, for so many ticks, of at most that share of what there is.
+func (r *request) lease(want uint16, lead, share int64) {
+	binary.LittleEndian.PutUint16(r.called[2:], want)
+	r.lead, r.share = lead, share
 }
 
 // refund makes a request of script/refund.lua.

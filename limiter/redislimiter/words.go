@@ -17,6 +17,9 @@ import (
 type words struct {
 	t       *target
 	timeout time.Duration
+	prefix  string
+	// plain is that the server answers without TLS, where TLS was asked for.
+	plain bool
 }
 
 // fault is an answer of Redis, by a text in it, and what to do about it.
@@ -55,10 +58,15 @@ func (w *words) of(err error) error {
 			return errors.New(f.words)
 		}
 	}
-	if strings.HasPrefix(text, "NOPERM") || strings.Contains(text, "can't run this command") || strings.Contains(text, "ACL failure in script") {
-		return fmt.Errorf("its user may not do what is needed (%w); docs/operations.md has the line for its ACL", err)
+	if r := (&rights{prefix: w.prefix}); r.note(err) {
+		return w.ofRights(r)
 	}
 	return w.ofNetwork(err)
+}
+
+// ofRights says which rights a user lacks, and how to give them.
+func (w *words) ofRights(r *rights) error {
+	return fmt.Errorf("its user may not do what limits need; grant it on each server: %s (docs/operations.md has the whole line, and ACL LOG lists what was refused)", r.grant(w.t.user))
 }
 
 func (w *words) ofSentinels(err error) error {
@@ -80,14 +88,22 @@ func (w *words) ofNetwork(err error) error {
 	switch {
 	case errors.As(err, &verification):
 		return fmt.Errorf("its certificate is not trusted (%w); name its authority by redis_ca, and in redis a host that is in the certificate", err)
-	case errors.As(err, &record):
-		return fmt.Errorf("it does not speak TLS (%w); write redis in place of rediss", err)
+	case w.plain, errors.As(err, &record):
+		return fmt.Errorf("it does not speak TLS (%w); write %s in place of %s, or name the port on which it speaks TLS", err, w.t.scheme(false), w.t.scheme(true))
 	case isTimeout(err) && w.t.secure:
-		return fmt.Errorf("it did not answer in time (%w); see redis_timeout, which is %v, and whether it speaks TLS: if not, write redis in place of rediss", err, w.timeout)
+		return fmt.Errorf("it did not answer in time (%w); see whether it is well, whether it speaks TLS on this port (if not, write %s in place of %s), and redis_timeout, which is %v", err, w.t.scheme(false), w.t.scheme(true), w.timeout)
 	case isTimeout(err):
-		return fmt.Errorf("it did not answer in time (%w); see whether it is well, and redis_timeout, which is %v", err, w.timeout)
-	case errors.As(err, &lookup), errors.As(err, &dial) && dial.Op == "dial":
+		return fmt.Errorf("it did not answer in time (%w); see whether it is well, whether a firewall is between, and redis_timeout, which is %v", err, w.timeout)
+	case errors.As(err, &lookup):
+		return fmt.Errorf("it cannot be reached (%w): no such host is known; see the host in redis, and the name service of this machine", err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("it cannot be reached (%w): nothing listens there; start it, or see the host and port in redis (%s unless said)", err, w.t.port())
+	case w.t.network == "unix" && errors.As(err, &dial) && dial.Op == "dial":
+		return fmt.Errorf("it cannot be reached (%w); see the socket's path in redis, unixsocket in its configuration, and whether this user may open it", err)
+	case errors.As(err, &dial) && dial.Op == "dial":
 		return fmt.Errorf("it cannot be reached (%w); see the hosts and ports in redis, and whether it runs", err)
+	case strings.Contains(err.Error(), "invalid reply"), strings.Contains(err.Error(), "can't parse"):
+		return fmt.Errorf("what answers there does not speak as Redis does (%w); see the host and port in redis (%s unless said)", err, w.t.port())
 	case closed(err) && w.t.secure:
 		return fmt.Errorf("it closed the connection (%w); if it wants to see a certificate, set redis_cert and redis_key", err)
 	case closed(err):
@@ -95,6 +111,15 @@ func (w *words) ofNetwork(err error) error {
 	default:
 		return err
 	}
+}
+
+// scheme is how the URL begins, with or without TLS.
+func (t *target) scheme(secure bool) string {
+	name := map[form]string{formServer: "redis", formSentinel: "redis-sentinel", formCluster: "redis-cluster"}[t.form]
+	if secure {
+		name = strings.Replace(name, "redis", "rediss", 1)
+	}
+	return name + "://"
 }
 
 // closed tells whether the other side ended the connection.

@@ -122,7 +122,7 @@ func (g *ground) selfTest(ctx context.Context, cells []cell) error {
 	var tested []string
 	for _, c := range cells {
 		for _, name := range c.sides {
-			if name == "empty" || slices.Contains(tested, name) {
+			if name == empty || slices.Contains(tested, name) {
 				continue
 			}
 			tested = append(tested, name)

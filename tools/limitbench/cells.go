@@ -33,7 +33,7 @@ func (c *cell) reference() string {
 
 // along are the sides that are measured with any other: those of the budgets.
 func (c *cell) along(side string) bool {
-	return side == c.reference() || c.group == grpcGroup && (side == "empty" || side == "ratelimit")
+	return side == c.reference() || c.group == grpcGroup && (side == empty || side == "ratelimit")
 }
 
 // The groups: the driver within the callers' process, the same with a limit of
@@ -57,6 +57,9 @@ func allCells() []cell {
 			if callers > 1 {
 				c.sides = append(c.sides, "kelpie-3, uncoalesced")
 			}
+			if keys != uniform {
+				c.sides = append(c.sides, "kelpie-3, leased")
+			}
 			cells = append(cells, c)
 		}
 	}
@@ -74,10 +77,14 @@ func allCells() []cell {
 	})
 	for _, callers := range []int{1, 64, 128, 512} {
 		for _, keys := range []keySpace{hot, uniform} {
-			cells = append(cells, cell{
+			c := cell{
 				group: grpcGroup, keys: keys, bounds: ample, callers: callers, replicas: 1,
-				sides: []string{plainServed, "empty", "ratelimit", "serve-1", "serve-3"},
-			})
+				sides: []string{plainServed, empty, "ratelimit", "serve-1", "serve-3"},
+			}
+			if keys == hot {
+				c.sides = append(c.sides, "serve-3, leased")
+			}
+			cells = append(cells, c)
 		}
 	}
 	return cells

@@ -15,8 +15,8 @@ type driver struct {
 	// three adds a limit per minute and a quota per day to the one per hour.
 	three bool
 	// uncoalesced sends a command for each call, forgetful asks again what was
-	// denied just now.
-	uncoalesced, forgetful bool
+	// denied just now, leased takes units ahead.
+	uncoalesced, forgetful, leased bool
 }
 
 func (d driver) limits(b bounds) []*limiter.Limit {
@@ -28,6 +28,11 @@ func (d driver) limits(b bounds) []*limiter.Limit {
 		limits = append(limits,
 			&limiter.Limit{Name: "limits/minute", Kind: limiter.KindRate, Count: 60_000, Burst: 100_000_000, Period: time.Minute},
 			&limiter.Limit{Name: "limits/day", Kind: limiter.KindQuota, Count: limiter.MaxCount, Calendar: limiter.CalendarDay})
+	}
+	if d.leased {
+		for _, l := range limits {
+			l.Lease = 100 * time.Millisecond
+		}
 	}
 	return limits
 }

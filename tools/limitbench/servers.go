@@ -41,14 +41,18 @@ func startFleet(ctx context.Context, dir string, opt options, redisAddr string) 
 
 func (f fleet) start(ctx context.Context, dir string, opt options, redisAddr string) error {
 	// Each in a database of its own: what they keep for an agent is one value.
-	for db, s := range []struct{ name, limits string }{{"serve-1", hourlyOnly}, {"serve-3", hourlyOnly + minuteAndDay}} {
+	for db, s := range []struct{ name, limits string }{
+		{"serve-1", hourlyOnly},
+		{"serve-3", hourlyOnly + minuteAndDay},
+		{"serve-3, leased", strings.ReplaceAll(hourlyOnly+minuteAndDay, "per: [agent]", "per: [agent], lease: true")},
+	} {
 		p, err := startKelpie(ctx, dir, opt.kelpie, s.name, basePolicy+s.limits, fmt.Sprintf("redis://%s/%d", redisAddr, db+1))
 		if err != nil {
 			return err
 		}
 		f[s.name] = p
 	}
-	for name, args := range map[string][]string{"empty": nil, plainServed: {redisAddr}} {
+	for name, args := range map[string][]string{empty: nil, plainServed: {redisAddr}} {
 		p, err := startBeside(ctx, dir, name, f["serve-3"].addr, args...)
 		if err != nil {
 			return err

@@ -21,6 +21,8 @@ type opened struct {
 const (
 	plain       = "plain"
 	plainServed = "plain, served"
+	// empty is a gRPC service that answers at once.
+	empty = "empty"
 )
 
 // side is one of those that are measured in turn.
@@ -75,6 +77,7 @@ func allSides() []side {
 		{name: "kelpie-3", about: "Kelpie, three limits", open: driver{three: true}.open, sent: scripted()},
 		{name: "kelpie-3, uncoalesced", about: "Kelpie, three limits, a command per call", open: driver{three: true, uncoalesced: true}.open, sent: scripted()},
 		{name: "kelpie-3, forgetful", about: "Kelpie, three limits, nothing denied from memory", open: driver{three: true, forgetful: true}.open, sent: scripted()},
+		{name: "kelpie-3, leased", about: "Kelpie, three limits with lease: true", open: driver{three: true, leased: true}.open, sent: scripted()},
 		{name: "redis_rate", about: "github.com/go-redis/redis_rate/v10", open: openRedisRate, sent: scripted()},
 		// TIME and GET go together; the script has a GET of its own.
 		{
@@ -87,8 +90,9 @@ func allSides() []side {
 		},
 		{name: "serve-1", about: "kelpie serve, Authorize, one limit", open: openAuthorize, server: "serve-1", sent: scripted()},
 		{name: "serve-3", about: "kelpie serve, Authorize, three limits", open: openAuthorize, server: "serve-3", sent: scripted()},
+		{name: "serve-3, leased", about: "kelpie serve, Authorize, three limits with lease: true", open: openAuthorize, server: "serve-3, leased", sent: scripted()},
 		{name: plainServed, about: "grpc-go, one EVALSHA of a small script per call", open: openAuthorize, server: plainServed, sent: scripted()},
-		{name: "empty", about: "grpc-go, answers at once", open: openAuthorize, server: "empty"},
+		{name: empty, about: "grpc-go, answers at once", open: openAuthorize, server: empty},
 	}
 }
 

@@ -1,6 +1,6 @@
 -- The long way of script/short.lua, for calls of any kind.
 
-local peeking, forced = flags % 2 == 1, flags % 8 >= 4
+local peeking, forced, leasing = flags % 2 == 1, flags % 8 >= 4, flags >= 16
 local homes = {}
 for i = 1, #KEYS do
   homes[i] = home(values[i])
@@ -78,7 +78,7 @@ local function fits(c, at)
 end
 
 -- charge takes a charge. A bucket that is not there is made.
-local function charge(c, at)
+local function charge(c, at, cost)
   local kind, h = c.kind, c.h
   local own, others = find(h, kind, c.id, c.which)
   h.dirty = true
@@ -88,7 +88,7 @@ local function charge(c, at)
   end
   if kind == RATE then
     own = own or keep({kind = RATE, id = c.id, which = c.which, tat = at, t = c.span, at = at, since = at - 1, back = 0})
-    chargeRate(own, c.span, at, c.cost)
+    chargeRate(own, c.span, at, cost)
     if forced then
       own.tat = min(own.tat, at + min(MAXDEBT, 1000000000 * c.span))
     end
@@ -96,25 +96,25 @@ local function charge(c, at)
     if not own then
       own = keep({kind = WINDOW, id = c.id, which = c.which, w = window(nil, others, c.span, at)})
     end
-    add(own.w, at, c.cost)
+    add(own.w, at, cost)
     for i = 1, others and #others or 0 do
-      add(others[i].w, at, c.cost)
+      add(others[i].w, at, cost)
     end
   elseif kind == QUOTA then
     local q = quota(own, others, c, now)
     if not own then
       own = keep(q)
     end
-    own.from, own.to, own.used = q.from, q.to, min(q.used + c.cost, MAXOWED)
+    own.from, own.to, own.used = q.from, q.to, min(q.used + cost, MAXOWED)
     for i = 1, others and #others or 0 do
       local o = others[i]
       if now < o.to then
-        o.used = min(o.used + c.cost, MAXOWED)
+        o.used = min(o.used + cost, MAXOWED)
       end
     end
   elseif not forced then
     own = own or keep({kind = HOLDS, id = c.id, which = c.which, total = 0, list = '', off = 1})
-    c.stop = chargeHold(own, at, c.span, c.cost)
+    c.stop = chargeHold(own, at, c.span, cost)
   end
 end
 
@@ -244,11 +244,46 @@ local function judge(cs, at)
   return all
 end
 
+-- lease charges units that are spent within lead ticks from now; at most a share
+-- of what there is. Those of a rate are charged as if they came at the end of
+-- that: then what is spent in any span was charged no earlier than its beginning,
+-- or that much later. Those of a quota are void when its unit ends.
+local function lease(c, times, at)
+  local lead, share = U('<dd', req, #req - 15)
+  local own, others = find(c.h, c.kind, c.id, c.which)
+  local owed
+  if c.kind == RATE then
+    owed = max(debt(own, c.span, at), lead)
+  else
+    owed = quota(own, others, c, now).used
+  end
+  local n = min(times, floor((c.room - owed) / (c.cost * share)))
+  if n < 1 then
+    return 0
+  end
+  if c.kind == QUOTA then
+    charge(c, at, n * c.cost)
+  else
+    charge(c, at, 0)
+    own = find(c.h, RATE, c.id, c.which)
+    if own.tat < at + lead then
+      -- What was charged before must not be given back out of the lead.
+      own.tat, own.since, own.back = at + lead, max(at, own.since + 1), 0
+    end
+    own.tat = own.tat + n * c.cost
+  end
+  c.h.high, c.fits = at, true
+  return n
+end
+
 -- run judges and charges one call as often as it comes, and answers it.
 local function run(cs, times)
   local at, granted, all = now, 0, true
   for i = 1, #cs do
     at = max(at, cs[i].h.high)
+  end
+  if leasing then
+    granted, times = lease(cs[1], times, at), 0
   end
   while granted < times do
     all = judge(cs, at)
@@ -261,7 +296,7 @@ local function run(cs, times)
     end
     for i = 1, #cs do
       if cs[i].fits then
-        charge(cs[i], at)
+        charge(cs[i], at, cs[i].cost)
         cs[i].h.high = at
       end
     end

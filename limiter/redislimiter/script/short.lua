@@ -1,8 +1,9 @@
 -- Judges calls in order, charges those that are admitted, and answers with what
 -- the caller needs to tell how each limit stands. KEYS are homes.
 --
---   request  flags(1) stop(1) clock(8) floors(2) shapes(2) calls(2) floor* shape* call*
---   flags    1 judge only, 2 the clock is the request's, 4 charge unjudged, 8 the long way
+--   request  flags(1) stop(1) clock(8) floors(2) shapes(2) calls(2) floor* shape* call* lease?
+--   flags    1 judge only, 2 the clock is the request's, 4 charge unjudged, 8 the long way,
+--            16 charge ahead: one call of one rate or quota, of which `times` are asked for
 --   floor    home(2) sign(12) body
 --   shape    homes(1) group*
 --   group    charges(1) states(1) numbers(1) sign* flags(1)* terms*
@@ -10,6 +11,7 @@
 --   terms    span(8) room(8) cost(8), for a quota, whose span is 0, from(8) to(8) later(8)
 --   flags    1 shadow, 2 never fits
 --   call     shape(2) times(2) home(2)*
+--   lease    lead(8) share(8)
 --
 --   answer   clock(8) homes(2) absent(1)* call*
 --   call     long(1) admitted(2) now(8) fits(4) charge*

@@ -83,8 +83,10 @@ type Config struct {
 	RedisCoalescing string `protobuf:"bytes,24,opt,name=redis_coalescing,json=redisCoalescing,proto3" json:"redis_coalescing,omitempty"`
 	// on or off: a call that was denied is denied from memory for up to a second while it would be again. Default on.
 	RedisDenyCache string `protobuf:"bytes,25,opt,name=redis_deny_cache,json=redisDenyCache,proto3" json:"redis_deny_cache,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// on or off: of limits that say lease: true, units are taken ahead and spent without asking Redis. Default on.
+	RedisLeases   string `protobuf:"bytes,26,opt,name=redis_leases,json=redisLeases,proto3" json:"redis_leases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -292,11 +294,18 @@ func (x *Config) GetRedisDenyCache() string {
 	return ""
 }
 
+func (x *Config) GetRedisLeases() string {
+	if x != nil {
+		return x.RedisLeases
+	}
+	return ""
+}
+
 var File_kelpie_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe0\b\n" +
+	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x96\t\n" +
 	"\x06Config\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\x12\x1d\n" +
@@ -331,7 +340,8 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\fredis_prefix\x18\x16 \x01(\tB \xbaH\x1d\xd8\x01\x01r\x182\x16^[A-Za-z0-9_.-]{1,32}$R\vredisPrefix\x12Q\n" +
 	"\rredis_timeout\x18\x17 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b\x052\x05\x10\xc0\x96\xb1\x02R\fredisTimeout\x12<\n" +
 	"\x10redis_coalescing\x18\x18 \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\x0fredisCoalescing\x12;\n" +
-	"\x10redis_deny_cache\x18\x19 \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\x0eredisDenyCacheB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
+	"\x10redis_deny_cache\x18\x19 \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\x0eredisDenyCache\x124\n" +
+	"\fredis_leases\x18\x1a \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\vredisLeasesB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
 
 var (
 	file_kelpie_config_v1_config_proto_rawDescOnce sync.Once
