@@ -65,6 +65,7 @@ type App struct {
 
 	policy   *policyStore
 	limits   limits
+	traces   *traces // nil: none
 	decision *obs.Writer
 	decider  *pdp.Service
 	tls      *server.TLSKeeper
@@ -121,8 +122,16 @@ func (a *App) Reload(ctx context.Context) error {
 	return errors.Join(a.policy.reload(ctx, true), a.reloadTLS())
 }
 
-// Abort ends a drain at once, and Run with it. It may be called at any time, more than once.
-func (a *App) Abort() { a.aborted.Do(func() { close(a.abort) }) }
+// Abort ends a drain at once, and Run with it, with an error that says so. It may
+// be called at any time, more than once.
+func (a *App) Abort() {
+	a.aborted.Do(func() {
+		if !a.serving.Load() {
+			a.log.Warn("a second signal: the drain is cut short, and calls under way get no answer")
+		}
+		close(a.abort)
+	})
+}
 
 // Readiness tells how the server stands, as /readyz does.
 func (a *App) Readiness() server.Readiness {

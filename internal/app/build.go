@@ -31,7 +31,7 @@ import (
 // build makes the parts in the order in which they need each other.
 func (a *App) build(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.buildPolicy, a.buildLimits, a.buildDecider, a.buildTLS, a.buildListeners, a.buildServers,
+		a.buildPolicy, a.buildLimits, a.buildTraces, a.buildDecider, a.buildTLS, a.buildListeners, a.buildServers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -79,7 +79,7 @@ func (a *App) buildDecider(context.Context) error {
 	}
 	a.decider, err = pdp.New(pdp.Config{
 		Policy: a.policy, Limiter: a.limits.limiter, Fallback: a.limits.fallback, Replicas: a.limits.replicas, Ledger: a.limits.ledger,
-		Recorder: recorder, Now: a.deps.Now, Local: localAddress,
+		Recorder: a.traces.recorder(recorder), Now: a.deps.Now, Local: localAddress,
 		Panicked: func(id string, _ any, stack []byte) {
 			panics.Inc()
 			a.log.Error("panic in a decision", slog.String("decision_id", id), slog.String("stack", string(stack)))
@@ -189,7 +189,7 @@ func (a *App) buildServers(context.Context) error {
 		return err
 	}
 	api, err := grpcapi.New(grpcapi.Config{
-		Decider: a.decider, Standing: a.standing(), Draining: a.data.Draining(), Invalid: invalid.Inc,
+		Decider: a.traces.decider(a.decider), Standing: a.standing(), Draining: a.data.Draining(), Invalid: invalid.Inc,
 	})
 	if err != nil {
 		return fmt.Errorf("make the gRPC door: %w", err)
@@ -198,9 +198,10 @@ func (a *App) buildServers(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make the ext_authz door: %w", err)
 	}
-	authzv1.RegisterAuthorizationServiceServer(a.data, api)
-	authv3.RegisterAuthorizationServer(a.data, door)
-	adminv1.RegisterAdminServiceServer(a.admin, adminapi.New(a.policy.Status, a.decider))
+	data, admin := a.traces.services(a.data), a.traces.services(a.admin)
+	authzv1.RegisterAuthorizationServiceServer(data, api)
+	authv3.RegisterAuthorizationServer(data, door)
+	adminv1.RegisterAdminServiceServer(admin, adminapi.New(a.policy.Status, a.decider))
 	a.health = server.NewHTTP(server.HealthHandler(a.reg, a.Readiness))
 	a.health.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
 	return nil
@@ -231,5 +232,6 @@ func (a *App) close(ctx context.Context) error {
 		errs = append(errs, a.decision.Close(ctx))
 	}
 	errs = append(errs, a.limits.close())
+	a.traces.close(ctx, a.abort)
 	return errors.Join(errs...)
 }

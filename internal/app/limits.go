@@ -53,7 +53,7 @@ func (a *App) buildLimits(ctx context.Context) error {
 	}
 	redislimiter.LogTo(func(text string) { a.log.DebugContext(ctx, "the Redis client", slog.String("says", text)) })
 	shared, err := redislimiter.New(ctx, redislimiter.Config{
-		Options: opts, Prefix: a.cfg.Redis.Prefix, NoCoalescing: a.cfg.Redis.NoCoalescing, NoDenyCache: a.cfg.Redis.NoDenyCache,
+		Options: opts, Prefix: a.cfg.Redis.Prefix, NoCoalescing: a.cfg.Redis.NoCoalescing, NoDenyCache: a.cfg.Redis.NoDenyCache, NoLeases: a.cfg.Redis.NoLeases,
 		Observe: func(d time.Duration, _ error) { took.Observe(d.Seconds()) },
 		Tell: func(cause error) {
 			if cause == nil {
@@ -142,6 +142,14 @@ func (l *limits) close() error {
 	return errors.Join(errs...)
 }
 
+// driver is what spans call the limiter.
+func (l *limits) driver() string {
+	if l.shared != nil {
+		return "redis"
+	}
+	return "memory"
+}
+
 // where tells in which way limits are kept.
 func (l *limits) where() string {
 	if l.shared != nil {
@@ -178,9 +186,14 @@ var redisMetricTable = []redisMetric{
 	newRedisMetric("denied_total", "Calls of those that were not admitted.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Denied }),
 	newRedisMetric("exchanges_total", "Times that something was sent to Redis and its answer awaited.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Exchanges }),
 	newRedisMetric("commands_total", "Commands that were sent to Redis.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Commands }),
-	newRedisMetric("failures_total", "Exchanges with Redis that failed.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Failures }),
+	newRedisMetric("failures_total", "Exchanges with Redis that got no answer, or one that it cannot serve now (loading, read-only, no such password).", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Failures }),
+	newRedisMetric("refused_total", "Exchanges that Redis answered by a refusal (NOPERM: its user may not; OOM: its memory is full); failures_total does not count these.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Refused }),
 	newRedisMetric("coalesced_total", "Calls that were judged as one with others that are alike.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Coalesced }),
 	newRedisMetric("deny_cache_hits_total", "Calls that were denied from memory.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.DenyHits }),
+	newRedisMetric("leased_total", "Charges that were paid from units taken ahead.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Leased }),
+	newRedisMetric("leases_total", "Times that units were taken ahead.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Leases }),
+	newRedisMetric("lease_units_total", "Units that were taken ahead.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.LeasedUnits }),
+	newRedisMetric("stranded_units_total", "Units of those that nobody spent in time.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Stranded / int64(limiter.Unit) }),
 	newRedisMetric("restored_total", "Buckets that Redis had lost, or may have, and that were put back.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Floors }),
 	newRedisMetric("breaker_opened_total", "Times that a server of Redis was given up until it answers again.", prometheus.CounterValue, func(s *redislimiter.Stats) int64 { return s.Opened }),
 	newRedisMetric("breaker_open", "Servers of Redis that do not answer now.", prometheus.GaugeValue, func(s *redislimiter.Stats) int64 { return s.Open }),

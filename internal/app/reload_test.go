@@ -284,7 +284,12 @@ func TestDrainDelay(t *testing.T) {
 		t.Errorf("decision %v", got)
 	}
 	r.Abort() // The second signal: no more waiting.
-	testkit.Receive(t, "the end of Run", r.ended)
+	if err := testkit.Receive(t, "the end of Run", r.ended); err == nil || !strings.Contains(err.Error(), "a second signal cut the drain short") {
+		t.Errorf("Run ended with %v", err)
+	}
+	if said := r.stderr.String(); strings.Count(said, "the drain is cut short") != 1 {
+		t.Errorf("the log does not tell of the second signal:\n%s", said)
+	}
 	r.ended <- nil
 }
 

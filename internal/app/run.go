@@ -51,7 +51,9 @@ func (a *App) Run(ctx context.Context) error {
 	stopWatching()
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	return errors.Join(err, a.decision.Close(flushCtx), a.limits.close())
+	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close())
+	a.traces.close(ctx, a.abort)
+	return err
 }
 
 // healthEvery is how soon gRPC health follows the decision log.
@@ -92,6 +94,8 @@ func (a *App) serveHTTP(lis net.Listener) error {
 	return nil
 }
 
+var errCutShort = errors.New("a second signal cut the drain short: calls that were still under way got no answer")
+
 // drain stops the servers in the order in which their callers can do without
 // them: the health listener goes last, so that probes see what happens.
 func (a *App) drain(ctx context.Context) error {
@@ -119,6 +123,11 @@ func (a *App) drain(ctx context.Context) error {
 	both.Go(func() error { return a.data.Drain(ctx) })
 	both.Go(func() error { return a.admin.Drain(ctx) })
 	err := both.Wait()
+	select {
+	case <-a.abort:
+		err = errCutShort
+	default:
+	}
 	if shutErr := a.health.Shutdown(ctx); shutErr != nil {
 		err = errors.Join(err, a.health.Close())
 	}

@@ -70,6 +70,19 @@ var noCallers = []ban{
 	{"google.golang.org/grpc/**", "policy knows documents, not callers"},
 }
 
+// noTraces keeps the core free of spans: internal/obs wraps it from outside, so
+// that a server without traces has nothing of them in its way.
+var noTraces = []ban{
+	{"go.opentelemetry.io/**", "spans are made by internal/obs, which wraps the core"},
+}
+
+// noGzip keeps gRPC's gzip out of the server: it is registered for the whole
+// process, and every caller could then send 8 MiB as 8 KiB.
+var noGzip = []ban{
+	{"google.golang.org/grpc/encoding/gzip", "every caller could send 8 MiB as 8 KiB"},
+	{"go.opentelemetry.io/otel/exporters/otlp/otlptrace/**", "it brings gRPC's gzip along; internal/app has a client of its own"},
+}
+
 // testLibraries stay out of whatever is linked into kelpie.
 var testLibraries = []ban{
 	{"testing", "production code must not carry the test runner and its flags"},
@@ -86,7 +99,7 @@ const whySuite = "test suites and test kits are never linked into production cod
 // house is who may import whom.
 var house = []rule{
 	// The roots: nothing of ours, and not each other.
-	{of: "limiter", mayNot: slices.Concat(noSideEffects, noWire), clock: defaultClock, why: "a root is understood alone"},
+	{of: "limiter", mayNot: slices.Concat(noSideEffects, noWire, noTraces), clock: defaultClock, why: "a root is understood alone"},
 	{of: "store", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
 	{of: "audit", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
 	{of: "identity", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
@@ -108,8 +121,8 @@ var house = []rule{
 	{of: "notify/*", mayImport: []string{"notify"}, why: "a driver knows its root and its library"},
 
 	// The core.
-	{of: "policy", mayImport: []string{"gen/kelpie/policy/v1"}, mayNot: slices.Concat(noSideEffects, noCallers), clock: noClock, why: "policy is documents in, decision out; the schema of its documents is all that it needs"},
-	{of: "pdp", mayImport: []string{"policy", "limiter", "store", "audit", "identity"}, mayNot: noWire, clock: defaultClock, why: "the use-cases compose the leaves and know no door and no driver"},
+	{of: "policy", mayImport: []string{"gen/kelpie/policy/v1"}, mayNot: slices.Concat(noSideEffects, noCallers, noTraces), clock: noClock, why: "policy is documents in, decision out; the schema of its documents is all that it needs"},
+	{of: "pdp", mayImport: []string{"policy", "limiter", "store", "audit", "identity"}, mayNot: slices.Concat(noWire, noTraces), clock: defaultClock, why: "the use-cases compose the leaves and know no door and no driver"},
 
 	// The doors. An adapter that reached policy or limiter could decide.
 	{of: "server", mayImport: []string{"pdp", "identity", "gen/**"}, why: "a door translates, it never decides"},
@@ -120,10 +133,10 @@ var house = []rule{
 	{of: "gen/**", mayImport: []string{"gen/**"}, why: "generated code knows generated code"},
 
 	// Wiring. policytest answers approvals by itself: only `kelpie test` may hold it.
-	{of: "internal/app", mayImport: []string{"policy", "pdp", "limiter", "limiter/*", "store", "store/*", "audit", "audit/*", "identity", "identity/*", "notify", "notify/*", "detect", "server", "server/*", "gen/**", "internal/config", "internal/obs", "internal/policydir"}, why: "app wires production: everything but commands and test support"},
+	{of: "internal/app", mayImport: []string{"policy", "pdp", "limiter", "limiter/*", "store", "store/*", "audit", "audit/*", "identity", "identity/*", "notify", "notify/*", "detect", "server", "server/*", "gen/**", "internal/config", "internal/obs", "internal/policydir"}, mayNot: noGzip, why: "app wires production: everything but commands and test support"},
 	{of: "internal/cli", mayImport: []string{"policy", "pdp", "limiter", "client", "gen/**", "internal/app", "internal/config", "internal/obs", "internal/policydir", "internal/policytest"}, why: "a command parses, calls and prints"},
 	{of: "internal/config", mayImport: []string{"gen/kelpie/config/v1"}, why: "the configuration is read before anything is built"},
-	{of: "internal/obs", mayImport: []string{"pdp"}, why: "logs and metrics look at decisions, not at how they are made"},
+	{of: "internal/obs", mayImport: []string{"pdp", "limiter"}, why: "logs, metrics and traces look at decisions and at what the limiter is asked, not at how it is done"},
 	{of: "internal/policydir", mayImport: []string{"policy"}, why: "it finds the files of a policy on disk; policy itself reads no disk"},
 	{of: "internal/policytest", mayImport: []string{"policy", "pdp", "limiter", "gen/kelpie/policy/v1"}, why: "policy tests ask the core that production asks"},
 	{of: "cmd/kelpie", mayImport: []string{"internal/cli"}, why: "main starts the commands and nothing else"},
