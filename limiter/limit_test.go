@@ -38,6 +38,12 @@ func TestValidate(t *testing.T) {
 		{"period on a quota", limiter.Limit{Kind: limiter.KindQuota, Count: 1, Calendar: limiter.CalendarDay, Period: time.Minute}, []string{"has no period"}},
 		{"zone on a rate", limiter.Limit{Kind: limiter.KindRate, Count: 1, Burst: 1, Period: time.Minute, Location: time.UTC}, []string{"no time zone"}},
 		{"hold on a rate", limiter.Limit{Kind: limiter.KindRate, Count: 1, Burst: 1, Period: time.Minute, Hold: time.Minute}, []string{"has no hold"}},
+		{"leased rate", limiter.Limit{Kind: limiter.KindRate, Count: 60, Burst: 60, Period: time.Minute, Lease: limiter.MaxLease}, nil},
+		{"leased quota", limiter.Limit{Kind: limiter.KindQuota, Count: 60, Calendar: limiter.CalendarDay, Lease: time.Millisecond}, nil},
+		{"long lease", limiter.Limit{Kind: limiter.KindRate, Count: 60, Burst: 60, Period: time.Minute, Lease: limiter.MaxLease + 1}, []string{"lease 1.000000001s is out of range"}},
+		{"negative lease", limiter.Limit{Kind: limiter.KindQuota, Count: 60, Calendar: limiter.CalendarDay, Lease: -1}, []string{"lease -1ns is out of range"}},
+		{"leased window", limiter.Limit{Kind: limiter.KindWindow, Count: 60, Period: time.Minute, Lease: time.Millisecond}, []string{"a window limit has no lease"}},
+		{"leased slots", limiter.Limit{Kind: limiter.KindConcurrency, Count: 60, Hold: time.Minute, Lease: time.Millisecond}, []string{"a concurrency limit has no lease"}},
 		{"negative", limiter.Limit{Kind: limiter.KindRate, Count: -1, Burst: -1, Period: -1}, []string{"count -1", "burst -1", "period -1ns"}},
 	}
 	for _, tt := range tests {

@@ -80,7 +80,7 @@ func CheckLimits(snap *policy.Snapshot) error {
 }
 
 func limitOf(spec *policy.LimitSpec) limiter.Limit {
-	limit := limiter.Limit{Name: spec.Name, Count: spec.Count}
+	limit := limiter.Limit{Name: spec.Name, Count: spec.Count, Lease: spec.Lease}
 	switch spec.Kind {
 	case policy.LimitRate:
 		limit.Kind, limit.Burst, limit.Period = limiter.KindRate, spec.Burst, spec.Period

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -164,7 +165,11 @@ func (c *compiler) overlay(common, own *policyv1.Limit, path []string) *policyv1
 		Per: own.GetPer(), Count: cmp.Or(own.GetCount(), common.GetCount()), Match: own.GetMatch(),
 		OnUnavailable: cmp.Or(own.GetOnUnavailable(), common.GetOnUnavailable()), Shadow: own.GetShadow(),
 	}
+	out.Lease = own.GetLease()
 	if kinds(own) == 0 {
+		if common.GetLease() && !own.GetLease() {
+			out.Lease = !c.src.isWritten(sub(path, "lease")...)
+		}
 		out.Rate, out.Burst, out.Window, out.Quota = common.GetRate(), common.Burst, common.GetWindow(), common.GetQuota()
 		out.Timezone, out.Concurrency, out.Hold = common.GetTimezone(), common.Concurrency, common.GetHold()
 	}
@@ -263,6 +268,10 @@ func (c *compiler) limit(label string, path []string, name string, doc *policyv1
 	form.number(int64(spec.OnUnavailable))
 	form.flag(spec.Shadow)
 	form.number(int64(per))
+	if spec.Lease > 0 { // or else the version is what it was before there were leases
+		form.text("lease")
+		form.number(int64(spec.Lease))
+	}
 	return &limitRule{name: name, spec: c.shared.spec(c.s, spec), match: m, per: per, key: newKeyTexts(spec.ID, per, spec.Shadow)}
 }
 
@@ -302,6 +311,27 @@ func (c *compiler) limitKind(label string, path []string, doc *policyv1.Limit, s
 		}
 		spec.Period, err = hold(doc)
 		fault("hold", err)
+	}
+	if doc.GetLease() {
+		spec.Lease, err = lease(spec)
+		fault("lease", err)
+	}
+}
+
+// longestLease bounds a lease: for how long units can lie unused at a replica.
+const longestLease = 100 * time.Millisecond
+
+// lease is for how long units of a limit are taken ahead. Of a rate that costs as
+// much of its burst as it gives in that time, hence the tenth.
+func lease(spec *LimitSpec) (time.Duration, error) {
+	switch spec.Kind {
+	case LimitRate:
+		full := float64(spec.Burst) * float64(spec.Period) / float64(max(1, spec.Count))
+		return min(longestLease, time.Duration(full/10)), nil
+	case LimitQuota:
+		return longestLease, nil
+	default:
+		return 0, errors.New("only units of a rate or a quota can be taken ahead; remove lease, or make it one of those")
 	}
 }
 

@@ -123,6 +123,7 @@ func TestVersionOfAnotherPolicy(t *testing.T) {
 		{"rate: 60/minute, per: [agent]", "rate: 60/minute, per: [agent, action]"},
 		{"rate: 60/minute, per: [agent]", "rate: 60/minute, per: [agent], count: cost"},
 		{"rate: 60/minute, per: [agent]", "rate: 60/minute, per: [agent], on_unavailable: allow"},
+		{"rate: 60/minute, per: [agent]", "rate: 60/minute, per: [agent], lease: true"},
 		{"rate: 60/minute, per: [agent]", "rate: 60/minute, per: [agent], shadow: true"},
 		{"quota: 5000/day, per", "quota: 5000/week, per"},
 		{"quota: 5000/day, per", "quota: 5000/day, timezone: Europe/Berlin, per"},

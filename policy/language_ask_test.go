@@ -249,5 +249,8 @@ func languageSpec(spec *policy.LimitSpec) string {
 	if b.Shadow {
 		text += " shadow"
 	}
+	if b.Lease > 0 {
+		text += fmt.Sprintf(" lease=%v", b.Lease)
+	}
 	return text
 }

@@ -101,6 +101,8 @@ var languageClaims = []languageClaim{
 	{id: "Limits/14", sum: "b14ff734", elsewhere: "pdp: dependency_unavailable when a limiter cannot be asked"},
 	{id: "Limits/15", sum: "daf444aa"},
 	{id: "Limits/16", sum: "80c82472"},
+	{id: "Limits/17", sum: "362a6159"},
+	{id: "Limits/18", sum: "039c8bdf"},
 	{id: "HTTP requests/1", sum: "03f13a7a", elsewhere: "pdp: AuthorizeHTTP maps and decides by one snapshot"},
 	{id: "HTTP requests/2", sum: "b240b6f8", elsewhere: "pdp: that a policy without http denies every HTTP request"},
 	{id: "HTTP requests/3", sum: "268b09ce", elsewhere: "pdp: the order in which a request is looked at"},

@@ -57,10 +57,26 @@ func (l *linter) limits() {
 		if limit.GetOnUnavailable() == "allow" {
 			l.add(SeverityNote, "open-limit", sub(path, "on_unavailable"), "while the limit cannot be asked, each replica admits up to the whole limit by itself", "write deny or local_share where the sum of all replicas matters")
 		}
+		if limit.GetLease() && idleLease(limit) {
+			l.add(SeverityNote, "idle-lease", sub(path, "lease"), "the limit gives too little in the time of a lease for units to be taken ahead", "remove lease, or give the rate more: at least 20/second with a burst of as many")
+		}
 		if limit.GetMatch() != nil {
 			l.reached(SeverityWarning, path, limit.GetMatch())
 		}
 	}
+}
+
+// idleLease tells whether a rate gives no more than one unit in half a lease,
+// which is what a replica takes ahead.
+func idleLease(doc *policyv1.Limit) bool {
+	spec := LimitSpec{Kind: LimitRate}
+	var err error
+	if spec.Count, spec.Period, err = parseRate(doc.GetRate()); err != nil {
+		return false
+	}
+	spec.Burst, _ = burst(doc, &spec)
+	life, _ := lease(&spec)
+	return float64(spec.Count)*float64(life)/2 <= float64(spec.Period)
 }
 
 func (l *linter) shadow(path []string, shadow bool) {

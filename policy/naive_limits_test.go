@@ -33,11 +33,14 @@ func naiveOverlay(common, own *policyv1.Limit) *policyv1.Limit {
 		Rate: common.GetRate(), Burst: common.Burst, Window: common.GetWindow(), Quota: common.GetQuota(), Timezone: common.GetTimezone(),
 		Concurrency: common.Concurrency, Hold: common.GetHold(), Per: common.GetPer(), Count: common.GetCount(),
 		Match: common.GetMatch(), OnUnavailable: common.GetOnUnavailable(), Shadow: common.GetShadow() || own.GetShadow(),
+		Lease: common.GetLease(),
 	}
 	if naiveKinds(own) > 0 {
 		out.Rate, out.Burst, out.Window, out.Quota = own.GetRate(), own.Burst, own.GetWindow(), own.GetQuota()
 		out.Timezone, out.Concurrency, out.Hold = own.GetTimezone(), own.Concurrency, own.GetHold()
+		out.Lease = false // it goes with the kind
 	}
+	out.Lease = out.GetLease() || own.GetLease()
 	if len(own.GetPer()) > 0 {
 		out.Per = own.GetPer()
 	}
@@ -115,6 +118,7 @@ type naiveBucketOf struct {
 	Count, Burst               int64
 	Period                     time.Duration
 	Cost, Shadow, Loop         bool
+	Lease                      time.Duration
 	Dimensions                 string
 }
 
@@ -133,11 +137,18 @@ func naiveBucket(limit naiveLimit, c *policy.Call) naiveBucketOf {
 		if doc.Burst != nil {
 			b.Burst = int64(doc.GetBurst())
 		}
+		if doc.GetLease() {
+			empty := time.Duration(float64(b.Burst) * float64(b.Period) / float64(b.Count))
+			b.Lease = min(100*time.Millisecond, empty/10)
+		}
 	case doc.GetWindow() != "":
 		count, span, _ := strings.Cut(doc.GetWindow(), "/")
 		b.Kind, b.Count = "window", naiveInt(count)
 		b.Period, _ = time.ParseDuration(span)
 	case doc.GetQuota() != "":
+		if doc.GetLease() {
+			b.Lease = 100 * time.Millisecond
+		}
 		count, unit, _ := strings.Cut(doc.GetQuota(), "/")
 		b.Kind, b.Count, b.Unit, b.Zone = "quota", naiveInt(count), unit, cmp.Or(doc.GetTimezone(), "UTC")
 	default:

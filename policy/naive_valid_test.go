@@ -151,6 +151,9 @@ func (f *naiveChecker) limit(where string, limit *policyv1.Limit) {
 	if slices.Contains(limit.GetPer(), "call") && !slices.Contains(limit.GetPer(), "agent") {
 		f.faultf(where, "call without agent")
 	}
+	if limit.GetLease() && limit.GetRate() == "" && limit.GetQuota() == "" {
+		f.faultf(where, "a lease of neither a rate nor a quota")
+	}
 	if naiveChosen(limit) && !limit.GetShadow() && f.doc.GetLimits()["base"] == nil {
 		f.faultf(where, "the caller chooses a dimension, and no limit per agent is beside it")
 	}

@@ -221,7 +221,7 @@ func randomVerdict(v *policy.Verdict) naiveVerdict {
 
 func randomBucket(spec *policy.LimitSpec) naiveBucketOf {
 	b := naiveBucketOf{
-		ID: spec.ID, Count: spec.Count, Unit: spec.Unit, Period: spec.Period, Cost: spec.CountCost, Shadow: spec.Shadow, Loop: spec.PerCall,
+		ID: spec.ID, Count: spec.Count, Unit: spec.Unit, Period: spec.Period, Cost: spec.CountCost, Shadow: spec.Shadow, Loop: spec.PerCall, Lease: spec.Lease,
 		Kind: map[policy.LimitKind]string{
 			policy.LimitRate: "rate", policy.LimitWindow: "window", policy.LimitQuota: "quota", policy.LimitConcurrency: "concurrency",
 		}[spec.Kind],

@@ -180,6 +180,12 @@ func (g *randomGenerator) limit(common bool) *policyv1.Limit {
 	if g.chance(30) {
 		l.OnUnavailable = pick(g.dice, []string{"deny", "allow", "local_share"})
 	}
+	if l.GetRate() != "" || l.GetQuota() != "" {
+		l.Lease = g.chance(25)
+	}
+	if g.fault("lease") {
+		l.Rate, l.Quota, l.Timezone, l.Burst, l.Window, l.Concurrency, l.Hold, l.Lease = "", "", "", nil, "5/1m", nil, nil, true
+	}
 	if g.fault("kinds") {
 		l.Rate, l.Window, l.Burst = "1/second", "1/1h", nil
 	}

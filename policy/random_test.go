@@ -168,7 +168,7 @@ type randomGenerator struct {
 }
 
 // randomFaults are what may be wrong with a policy, one at a time.
-var randomFaults = []string{"name", "pattern", "condition", "risk reason", "per", "kinds", "bind", "agent pattern", "chosen", "call"}
+var randomFaults = []string{"name", "pattern", "condition", "risk reason", "per", "kinds", "bind", "agent pattern", "chosen", "call", "lease"}
 
 // fault is true at most once, at a place that the dice choose.
 func (g *randomGenerator) fault(what string) bool {

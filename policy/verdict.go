@@ -128,6 +128,10 @@ type LimitSpec struct {
 	OnUnavailable Unavailable
 	// Shadow limits count in a counter of their own and never bound.
 	Shadow bool
+	// Lease is for how long units of a rate or a quota may be taken ahead: a tenth
+	// of the time in which an empty rate is full again, and at most 100 ms. Zero:
+	// none may.
+	Lease time.Duration
 }
 
 // LimitCharge is one limit that matches a call, and the bucket it falls into.

@@ -655,7 +655,10 @@ type Limit struct {
 	// What a call gets when the limit cannot be asked: deny (the default), allow, or local_share.
 	OnUnavailable string `protobuf:"bytes,12,opt,name=on_unavailable,json=onUnavailable,proto3" json:"on_unavailable,omitempty"`
 	// True: counted in a counter of its own and reported, never enforced.
-	Shadow        bool `protobuf:"varint,13,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	Shadow bool `protobuf:"varint,13,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// True: each replica may take units ahead from Redis, for 100ms at most, so that a busy limit does not cost a round
+	// trip for each call; for rates and quotas.
+	Lease         bool `protobuf:"varint,14,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -777,6 +780,13 @@ func (x *Limit) GetOnUnavailable() string {
 func (x *Limit) GetShadow() bool {
 	if x != nil {
 		return x.Shadow
+	}
+	return false
+}
+
+func (x *Limit) GetLease() bool {
+	if x != nil {
+		return x.Lease
 	}
 	return false
 }
@@ -1441,7 +1451,7 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\aactions\x18\x02 \x03(\tR\aactions\x12\x1c\n" +
 	"\tresources\x18\x03 \x03(\tR\tresources\x12:\n" +
 	"\x04risk\x18\x04 \x03(\tB&\xbaH#\x92\x01 \"\x1er\x1cR\x04readR\x05writeR\x06deleteR\x05adminR\x04risk\x12\x1d\n" +
-	"\x04when\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x04when\"\x83\x05\n" +
+	"\x04when\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x04when\"\x99\x05\n" +
 	"\x05Limit\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12\x1b\n" +
 	"\x04rate\x18\x02 \x01(\tB\a\xbaH\x04r\x02(@R\x04rate\x12\"\n" +
@@ -1457,7 +1467,8 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	" \x01(\tB\x15\xbaH\x12\xd8\x01\x01r\rR\x05callsR\x04costR\x05count\x12-\n" +
 	"\x05match\x18\v \x01(\v2\x17.kelpie.policy.v1.MatchR\x05match\x12I\n" +
 	"\x0eon_unavailable\x18\f \x01(\tB\"\xbaH\x1f\xd8\x01\x01r\x1aR\x04denyR\x05allowR\vlocal_shareR\ronUnavailable\x12\x16\n" +
-	"\x06shadow\x18\r \x01(\bR\x06shadowB\b\n" +
+	"\x06shadow\x18\r \x01(\bR\x06shadow\x12\x14\n" +
+	"\x05lease\x18\x0e \x01(\bR\x05leaseB\b\n" +
 	"\x06_burstB\x0e\n" +
 	"\f_concurrency\"h\n" +
 	"\rApproverGroup\x12*\n" +
