@@ -442,3 +442,40 @@ func TestMoreLimitsThanCanBeCharged(t *testing.T) {
 		})
 	}
 }
+
+// leaseSeen is a limiter that notes the leases of what it is asked for.
+type leaseSeen struct {
+	limiter.Limiter
+	leases map[string]time.Duration
+}
+
+func (l *leaseSeen) Take(ctx context.Context, calls []limiter.Call, stop limiter.Stop) (int, error) {
+	for _, c := range calls[0].Charges {
+		l.leases[c.Limit.Name] = c.Limit.Lease
+	}
+	return l.Limiter.Take(ctx, calls, stop)
+}
+
+func TestLeasesReachTheLimiter(t *testing.T) {
+	t.Parallel()
+	seen := &leaseSeen{leases: map[string]time.Duration{}}
+	f := newFixture(t, limited(`
+  minute: {rate: 60/minute, per: [agent], lease: true}
+  hot: {rate: 1000/second, burst: 300, per: [all], lease: true}
+  shortest: {rate: 10000/second, burst: 100, per: [all], lease: true}
+  short: {rate: 10000/second, burst: 99, per: [all], lease: true}
+  daily: {quota: 5000/day, per: [all], lease: true}
+  plain: {rate: 1000/second, per: [all]}
+`), func(c *pdp.Config) {
+		seen.Limiter = c.Limiter
+		c.Limiter = seen
+	})
+	f.want(t, readNote, pdp.Allow, pdp.ReasonOK)
+	want := map[string]time.Duration{
+		"minute": 100 * time.Millisecond, "hot": 30 * time.Millisecond, "shortest": time.Millisecond, "short": 0,
+		"daily": 100 * time.Millisecond, "plain": 0,
+	}
+	if diff := cmp.Diff(want, seen.leases); diff != "" {
+		t.Errorf("leases (-want +got):\n%s", diff)
+	}
+}

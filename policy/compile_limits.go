@@ -318,18 +318,30 @@ func (c *compiler) limitKind(label string, path []string, doc *policyv1.Limit, s
 	}
 }
 
-// longestLease bounds a lease: for how long units can lie unused at a replica.
-const longestLease = 100 * time.Millisecond
+const (
+	// longestLease bounds a lease: for how long units can lie unused at a replica.
+	longestLease = 100 * time.Millisecond
+	// shortestLease is the shortest that is one: what is taken for less is mostly
+	// void by the time it has come from Redis.
+	shortestLease = time.Millisecond
+)
 
-// lease is for how long units of a limit are taken ahead. Of a rate that costs as
-// much of its burst as it gives in that time, hence the tenth.
+// lease is for how long units of a limit are taken ahead; zero: they are not. Of a
+// rate that costs as much of its burst as it gives in that time, hence the tenth.
 func lease(spec *LimitSpec) (time.Duration, error) {
 	switch spec.Kind {
 	case LimitRate:
+		// A faulty burst can come to more than a Duration holds.
 		full := float64(spec.Burst) * float64(spec.Period) / float64(max(1, spec.Count))
-		return min(longestLease, time.Duration(full/10)), nil
+		life := time.Duration(min(full/10, float64(longestLease)))
+		if life < shortestLease {
+			return 0, nil
+		}
+		return life, nil
 	case LimitQuota:
 		return longestLease, nil
+	case LimitNone: // is told as such
+		return 0, nil
 	default:
 		return 0, errors.New("only units of a rate or a quota can be taken ahead; remove lease, or make it one of those")
 	}

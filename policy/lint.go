@@ -93,6 +93,7 @@ func Lint(docs []Document, now time.Time) []Finding {
 	l.denyRules()
 	l.approvalRules()
 	l.limits()
+	l.ownLeases()
 	l.conditions()
 	l.http(s.HTTP())
 	slices.SortFunc(l.findings, compareFindings)

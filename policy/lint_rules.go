@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"math"
+	"time"
 
 	policyv1 "github.com/kelpie-authz/kelpie/gen/kelpie/policy/v1"
 )
@@ -57,26 +59,73 @@ func (l *linter) limits() {
 		if limit.GetOnUnavailable() == "allow" {
 			l.add(SeverityNote, "open-limit", sub(path, "on_unavailable"), "while the limit cannot be asked, each replica admits up to the whole limit by itself", "write deny or local_share where the sum of all replicas matters")
 		}
-		if limit.GetLease() && idleLease(limit) {
-			l.add(SeverityNote, "idle-lease", sub(path, "lease"), "the limit gives too little in the time of a lease for units to be taken ahead", "remove lease, or give the rate more: at least 20/second with a burst of as many")
-		}
+		l.lease(path, limit, limit)
 		if limit.GetMatch() != nil {
 			l.reached(SeverityWarning, path, limit.GetMatch())
 		}
 	}
 }
 
-// idleLease tells whether a rate gives no more than one unit in half a lease,
-// which is what a replica takes ahead.
-func idleLease(doc *policyv1.Limit) bool {
+// ownLeases looks at the leases that agents' own entries ask for.
+func (l *linter) ownLeases() {
+	for _, key := range sortedKeys(l.doc.GetAgents()) {
+		own := l.doc.GetAgents()[key].GetLimits()
+		for _, name := range sortedKeys(own) {
+			of := own[name]
+			if kinds(of) == 0 {
+				of = l.doc.GetLimits()[name]
+			}
+			l.lease([]string{"agents", key, "limits", name}, own[name], of)
+		}
+	}
+}
+
+// lease tells of a lease that an entry asks for and that gains little or nothing,
+// as the limit is that the entry takes its kind of.
+func (l *linter) lease(path []string, entry, of *policyv1.Limit) {
+	if !entry.GetLease() {
+		return
+	}
+	if why, fix := idleLease(of); why != "" {
+		l.add(SeverityNote, "idle-lease", sub(path, "lease"), why, fix)
+	}
+}
+
+const (
+	// worthLease is how long a lease has to be to outweigh round trips of a
+	// millisecond or two.
+	worthLease = 10 * time.Millisecond
+	// leaseRate is how much a rate or burst has to be above so that it gives more
+	// than one unit in half of the longest lease, which is what is taken ahead.
+	leaseRate = int64(2 * time.Second / longestLease)
+)
+
+// idleLease tells why a lease of a rate gains little or nothing, and what to do;
+// nothing if it is worth it, or of no rate.
+func idleLease(doc *policyv1.Limit) (why, fix string) {
 	spec := LimitSpec{Kind: LimitRate}
 	var err error
 	if spec.Count, spec.Period, err = parseRate(doc.GetRate()); err != nil {
-		return false
+		return "", ""
 	}
 	spec.Burst, _ = burst(doc, &spec)
+	perSecond := float64(spec.Count) / spec.Period.Seconds()
 	life, _ := lease(&spec)
-	return float64(spec.Count)*float64(life)/2 <= float64(spec.Period)
+	switch {
+	case perSecond <= float64(leaseRate) || life >= worthLease && spec.Burst <= leaseRate:
+		return "the rate gives no more than one unit in half a lease, so that only units of a burst are taken ahead",
+			fmt.Sprintf("remove lease, or write a rate above %d/second and a burst above %d", leaseRate, leaseRate)
+	case life < worthLease:
+		// A lease is a tenth of the time in which the burst comes back.
+		enough := max(leaseRate+1, int64(math.Ceil(perSecond*10*worthLease.Seconds())))
+		why = fmt.Sprintf("the burst comes back so fast that a lease is %v, hardly more than a round trip to Redis", life.Round(100*time.Microsecond))
+		if life == 0 {
+			why = "the burst comes back so fast that a lease is over in less than 1ms: nothing is taken ahead"
+		}
+		return why, fmt.Sprintf("remove lease, or write a burst of at least %d", enough)
+	default:
+		return "", ""
+	}
 }
 
 func (l *linter) shadow(path []string, shadow bool) {

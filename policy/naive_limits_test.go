@@ -140,6 +140,9 @@ func naiveBucket(limit naiveLimit, c *policy.Call) naiveBucketOf {
 		if doc.GetLease() {
 			empty := time.Duration(float64(b.Burst) * float64(b.Period) / float64(b.Count))
 			b.Lease = min(100*time.Millisecond, empty/10)
+			if b.Lease < time.Millisecond {
+				b.Lease = 0
+			}
 		}
 	case doc.GetWindow() != "":
 		count, span, _ := strings.Cut(doc.GetWindow(), "/")

@@ -130,7 +130,7 @@ type LimitSpec struct {
 	Shadow bool
 	// Lease is for how long units of a rate or a quota may be taken ahead: a tenth
 	// of the time in which an empty rate is full again, and at most 100 ms. Zero:
-	// none may.
+	// none may, also where that comes to less than 1 ms.
 	Lease time.Duration
 }
 

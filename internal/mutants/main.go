@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 			continue
 		}
 		// On a package that is red anyway every mutant would look killed.
-		key := strings.Join(m.tests, " ")
+		key := strings.Join(append(m.tests[:len(m.tests):len(m.tests)], m.flags...), " ")
 		if _, known := green[key]; !known {
 			green[key] = m.baseline(ctx)
 		}

@@ -16,6 +16,9 @@ const (
 	// is believed, and demandRest after how long without any it is forgotten.
 	demandSpan = 100 * time.Millisecond
 	demandRest = time.Second
+	// tooLate is for how many leases none is asked for after one that came when
+	// it had ended.
+	tooLate = 20
 	// smallestLease is how many units are worth an exchange of their own.
 	smallestLease = 2
 	// mostLeases bounds how many buckets are known, of about 300 bytes.
@@ -350,6 +353,17 @@ func (t *leases) got(g *grant) time.Duration {
 		t.stats.stranded.Add(int64(g.units) * int64(limiter.Unit))
 		return 0
 	}
+	mine := credit{left: limiter.Units(g.units) * limiter.Unit, until: g.sent + int64(life), mark: g.mark}
+	if mine.until <= t.now() {
+		// The store is farther away than a lease is long.
+		e.rest = t.now() + tooLate*int64(life)
+		if e.limit.Kind == limiter.KindQuota {
+			spare = e.taken(&mine)
+		} else {
+			t.stats.stranded.Add(int64(mine.left))
+		}
+		return 0
+	}
 	e.told.body = append(e.told.body[:0], g.told.body...)
 	old := &e.credits[0]
 	if e.credits[1].left > 0 {
@@ -360,8 +374,7 @@ func (t *leases) got(g *grant) time.Duration {
 		}
 		*old = e.credits[1]
 	}
-	e.last = limiter.Units(g.units) * limiter.Unit
-	e.credits[1] = credit{left: e.last, until: g.sent + int64(life), mark: g.mark}
+	e.last, e.credits[1] = mine.left, mine
 	t.stats.leases.Add(1)
 	t.stats.leasedUnits.Add(int64(g.units))
 	return time.Duration(e.credits[1].until - t.now())

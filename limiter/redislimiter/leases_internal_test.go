@@ -209,6 +209,56 @@ func TestLeasesAreKeptApart(t *testing.T) {
 	}
 }
 
+// A lease that comes when it has ended is none, and is not asked for again soon.
+func TestLeaseThatComesTooLate(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []limiter.Kind{limiter.KindRate, limiter.KindQuota} {
+		limit := leasedRate()
+		if kind == limiter.KindQuota {
+			limit = &limiter.Limit{Name: "quota", Kind: kind, Count: 5000, Calendar: limiter.CalendarDay, Lease: 64 * time.Millisecond}
+		}
+		call := limiter.Call{Charges: []limiter.Charge{{Limit: limit, Key: []byte("k"), Cost: limiter.Unit}}}
+		call.Result.Limits = make([]limiter.State, 1)
+		var now int64
+		asked, given := 0, limiter.Units(0)
+		st := &stats{}
+		leases := &leases{
+			stats: st, ticks: func() int64 { return 0 }, now: func() int64 { return now },
+			ask: func(question) { asked++ }, yield: func(taken limiter.Taken) { given += taken.Cost },
+		}
+		for range 200 {
+			leases.note(&call)
+			now += int64(time.Millisecond)
+		}
+		e, sent := leases.find(&call.Charges[0]), now
+		now += int64(limit.Lease)
+		leases.got(&grant{question: question{lease: e, limit: limit}, sent: sent, units: 7, told: &charged{}, mark: [2]int64{1, 1}, ends: limiter.MaxLease})
+		var by [limiter.MaxCharges]spending
+		if leases.spend(&call, &by) != 0 {
+			t.Errorf("%v: paid from a lease that had ended", kind)
+		}
+		if back := given + limiter.Units(st.stranded.Load()); back != 7*limiter.Unit || (given > 0) != (kind == limiter.KindQuota) {
+			t.Errorf("%v: %d given back and %d stranded, want 7 units", kind, given, st.stranded.Load())
+		}
+		before := asked
+		for range 1000 {
+			leases.note(&call)
+			now += int64(time.Millisecond)
+		}
+		if asked != before {
+			t.Errorf("%v: asked again within %d leases", kind, tooLate)
+		}
+		now += int64(limit.Lease) * tooLate
+		for range 200 {
+			leases.note(&call)
+			now += int64(time.Millisecond)
+		}
+		if asked == before {
+			t.Errorf("%v: never asked again", kind)
+		}
+	}
+}
+
 // Units are taken ahead of buckets that are in demand, as many as half a lease
 // needs, and no longer than that.
 func TestWhatIsLeased(t *testing.T) {
