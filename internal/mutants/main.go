@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -67,7 +68,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 			continue
 		}
 		// On a package that is red anyway every mutant would look killed.
-		key := strings.Join(append(m.tests[:len(m.tests):len(m.tests)], m.flags...), " ")
+		key := strings.Join(slices.Concat(m.tests, m.flags), " ")
 		if _, known := green[key]; !known {
 			green[key] = m.baseline(ctx)
 		}
