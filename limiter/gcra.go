@@ -123,7 +123,7 @@ func rescale(d, from, to int64) int64 {
 type rateState struct {
 	tat int64
 	t   int64 // the emission interval that tat was written with
-	at  int64 // the instant of the last charge
+	at  int64 // the instant of the last charge, or the end of what was taken ahead
 	// since names the busy period: it starts when a full bucket is charged, or
 	// when the emission interval changes.
 	since int64
@@ -147,6 +147,9 @@ func (s *rateState) debt(t, now int64) int64 {
 	}
 	atOld := rescale(s.tat-now, s.t, t)
 	atNew := rescale(s.tat-s.at, s.t, t) - (now - s.at)
+	if s.at > now {
+		return max(atOld, atNew) // what was taken ahead may be spent at any time until then
+	}
 	return max(0, min(atOld, atNew))
 }
 
@@ -170,11 +173,11 @@ func (s *rateState) charge(l *Limit, now int64, cost Units) [2]int64 {
 	t := emission(l)
 	switch {
 	case s.tat <= now:
-		*s = rateState{tat: now, t: t, since: max(now, s.since+1)}
+		*s = rateState{tat: now, t: t, at: now, since: max(now, s.since+1)}
 	case s.t != t: // also a new period, as earlier marks are in other ticks
-		*s = rateState{tat: now + s.debt(t, now), t: t, since: max(now, s.since+1)}
+		*s = rateState{tat: now + s.debt(t, now), t: t, at: s.at, since: max(now, s.since+1)}
 	}
-	s.at = now
+	s.at = max(s.at, now)
 	s.tat += increment(t, cost)
 	return [2]int64{s.tat + s.back, s.since}
 }

@@ -126,6 +126,14 @@ func unitsOf(cost float64) limiter.Units {
 	return limiter.Units(millionths)
 }
 
+// wholeSlots rounds a cost up to whole units.
+func wholeSlots(cost limiter.Units) limiter.Units {
+	if rest := cost % limiter.Unit; rest > 0 && cost <= math.MaxInt64-limiter.Unit {
+		cost += limiter.Unit - rest
+	}
+	return cost
+}
+
 // findLimits looks up the limits that the call is to be charged to. A limit
 // whose condition cannot be evaluated denies the call.
 func (s *Service) findLimits(j *judgment, call *limiter.Call) {
@@ -145,6 +153,10 @@ func (s *Service) findLimits(j *judgment, call *limiter.Call) {
 		cost := limiter.Unit
 		if c.Spec.CountCost {
 			cost = unitsOf(j.req.Cost)
+		}
+		if c.Spec.Kind == policy.LimitConcurrency {
+			// A call holds whole slots: thousands of slivers would be held one by one.
+			cost = wholeSlots(cost)
 		}
 		call.Charges = append(call.Charges, limiter.Charge{
 			Limit: &j.table.entries[c.Spec.Index].limit, Key: c.Key, Home: c.Home, Slot: c.Slot, Cost: cost, Shadow: c.Spec.Shadow,

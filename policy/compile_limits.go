@@ -107,6 +107,7 @@ func (c *compiler) compileLimits() {
 		c.addRule(rule{id: label, match: m, shadow: doc.GetShadow()}, texts)
 		c.s.limits = append(c.s.limits, l)
 	}
+	c.checkTogether("limits", []string{"limits"}, c.s.limits)
 	c.s.fallback = &limitRule{
 		spec: c.shared.spec(c.s, LimitSpec{
 			ID: fallbackID, Name: fallbackID, Kind: LimitRate, Count: fallbackCount, Burst: fallbackCount, Period: fallbackPeriod,
@@ -153,7 +154,25 @@ func (c *compiler) ownLimits(label string, path []string, docs map[string]*polic
 		c.canon.text(string(form.buf))
 		own = append(own, c.shared.limit(name+"/"+string(form.buf), l))
 	}
+	c.checkTogether(label, sub(path, "limits"), own)
 	return own
+}
+
+// mostTogether is how many limits may count over the same dimensions. Those of one
+// agent are kept in one value, which holds 255, and during a rollout those of the
+// policy before as well.
+const mostTogether = 100
+
+// checkTogether refuses more limits over the same dimensions than one value holds.
+func (c *compiler) checkTogether(label string, path []string, lists ...[]*limitRule) {
+	together := map[dimensions]int{}
+	for _, l := range slices.Concat(lists...) {
+		together[l.per]++
+		if together[l.per] == mostTogether+1 {
+			c.fault(label, path, fmt.Sprintf("more than %d limits have the same per", mostTogether),
+				"merge some of them, or give their match to fewer limits with a larger count")
+		}
+	}
 }
 
 // overlay lays an agent's own entry over the common limit: what it does not

@@ -205,3 +205,39 @@ func TestLimitsOfAnotherSnapshot(t *testing.T) {
 	}()
 	other.Limits(c, v, &policy.LimitSet{})
 }
+
+// The limits of one agent over the same dimensions are kept in one value, which
+// holds so many.
+func TestLimitsOverTheSameDimensions(t *testing.T) {
+	t.Parallel()
+	text := func(n int, own string) string {
+		var b strings.Builder
+		b.WriteString("scopes: {s: {actions: [read], resources: [a]}}\nagents: {bot: {owner: o@example.com, networks: [any], scopes: [s]" + own + "}}\nlimits:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "  l%d: {quota: 10/day, per: [agent]}\n", i)
+		}
+		b.WriteString("  other: {quota: 10/day, per: [agent, action]}\n")
+		return b.String()
+	}
+	var own strings.Builder
+	for i := range 101 {
+		fmt.Fprintf(&own, "o%d: {quota: 10/day}, ", i)
+	}
+	for name, tt := range map[string]struct {
+		text string
+		want string
+	}{
+		"as many as there may be": {text(100, ""), ""},
+		"one more":                {text(101, ""), "policy.yaml:3:1: limits: more than 100 limits have the same per"},
+		"an agent's own":          {text(1, ", limits: {"+own.String()+"}"), "more than 100 limits have the same per"},
+	} {
+		_, err := policy.Compile([]policy.Document{{Name: "policy.yaml", Data: []byte(tt.text)}})
+		switch {
+		case tt.want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		default:
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,7 @@ func (a *App) buildLimits(ctx context.Context) error {
 			}
 			a.log.WarnContext(ctx, "Redis does not answer: limits are judged as their on_unavailable says", slog.Any("error", cause))
 		},
+		Refused: a.sayRefused(ctx),
 		Warn: func(text string) {
 			a.log.WarnContext(ctx, "Redis will lose limits some day", slog.String("key", "redis"), slog.String("why", text))
 		},
@@ -71,6 +73,25 @@ func (a *App) buildLimits(ctx context.Context) error {
 	}
 	a.limits = limits{limiter: shared, fallback: memory, ledger: shared.Ledger(), replicas: shared.Replicas, shared: shared}
 	return a.register(took, redisMetrics{shared})
+}
+
+// sayRefused logs what Redis refuses, each cause once a minute at most.
+func (a *App) sayRefused(ctx context.Context) func(error) {
+	var mu sync.Mutex
+	told := map[string]time.Time{}
+	return func(cause error) {
+		mu.Lock()
+		defer mu.Unlock()
+		now, text := a.deps.Now(), cause.Error()
+		if now.Sub(told[text]) < time.Minute {
+			return
+		}
+		if len(told) >= 100 {
+			clear(told)
+		}
+		told[text] = now
+		a.log.WarnContext(ctx, "Redis refuses to judge calls: their limits are judged as their on_unavailable says", slog.Any("error", cause))
+	}
 }
 
 // redisOptions reads what the options name. Passwords are read when they are

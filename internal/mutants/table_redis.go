@@ -11,7 +11,7 @@ func redisMutants() []mutant {
 		case "leases.go", "leased.go":
 			run = "-test.run=Lease"
 		case "link.go":
-			run = "-test.run=TestNothingIsSentTwice|TestCutAfterSend"
+			run = "-test.run=TestNothingIsSentTwice|TestCutAfterSend|TestWhoGoesAlong"
 		case "nodes.go":
 			run = "-test.run=TestConformsInACluster|TestCutBetweenNodes"
 		case "floors.go":
@@ -36,6 +36,7 @@ func redisMutants() []mutant {
 		in("script/state.lua", "a rate's debt counts", "    return f.tat - now\n", "    return 0\n"),
 		in("script/refund.lua", "a refund is not above what is owed", "if f.tat <= at or f.since ~= c.mark2 or f.t ~= c.span then", "if false then"),
 		in("link.go", "nothing is sent twice", "func (c *command) NoRetry() bool { return true }", "func (c *command) NoRetry() bool { return false }"),
+		in("link.go", "who goes along is judged", "case err != nil && len(p.jobs) > 1 && refused(err)", "case err != nil && len(p.jobs) < 0 && refused(err)"),
 		in("denials.go", "a denial ends with its wait", "wait = max(wait, st.RetryAfter)", "wait = longestDenial"),
 		in("denials.go", "a denial is of these limits", "if e.limits[i] != call.Charges[i].Limit {", "if e.limits[i] != call.Charges[i].Limit && false {"),
 		in("nodes.go", "what another slot denied goes back", "			n.giveBack(parts[:taken])\n			return n.denied", "			return n.denied"),
@@ -45,6 +46,9 @@ func redisMutants() []mutant {
 		in("leases.go", "a lease that came too late is none", "if mine.until <= t.now() {", "if false {"),
 		in("leases.go", "the clock is read after a unit is taken", "case !by[i].lease.holds(by[i].mark, now):", "case false:"),
 		in("leases.go", "a quota's units end with it", "life := min(g.ends, ", "life := min(limiter.MaxLease, "),
+		in("leased.go", "units of one lease are not given back", "taken.Mark = stays", "_ = stays"),
+		lease("script/long.lua", "a lease is no older charge's to give back", "own.since, own.back, own.at = max(at, own.since + 1), 0, at + lead", "own.at = at + lead"),
+		lease("script/state.lua", "a lead is time under another rate too", "    return max(old, new)\n", "    return max(0, min(old, new))\n"),
 		in("leased.go", "what was paid for a denied call comes back", "	if !res.Admitted {\n		s.leases.giveBack(call, &k.by, paid)\n", "	if !res.Admitted {\n"),
 	}
 }

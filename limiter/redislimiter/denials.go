@@ -3,6 +3,7 @@ package redislimiter
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"sync/atomic"
 	"time"
 
 	"github.com/kelpie-authz/kelpie/limiter"
@@ -29,6 +30,9 @@ type denials struct {
 	seen  *recall[denial]
 	now   func() time.Time
 	stats *stats
+	// forgot counts how often all was forgotten: what was asked before is then not
+	// remembered either.
+	forgot atomic.Int64
 }
 
 // name appends what a call is remembered by: everything that the answer depends
@@ -88,8 +92,9 @@ func (d *denials) answer(name []byte, call *limiter.Call) bool {
 }
 
 // note remembers a call that was denied. sent is when it was asked about, which
-// is not after the store looked at it.
-func (d *denials) note(name []byte, call *limiter.Call, sent time.Time) {
+// is not after the store looked at it, and forgot how often all had been forgotten
+// then.
+func (d *denials) note(name []byte, call *limiter.Call, sent time.Time, forgot int64) {
 	wait := time.Duration(0)
 	for i := range call.Charges {
 		st := &call.Result.Limits[i]
@@ -109,6 +114,10 @@ func (d *denials) note(name []byte, call *limiter.Call, sent time.Time) {
 		return
 	}
 	d.seen.keep(name, func(e *denial, _ bool) {
+		if d.forgot.Load() != forgot {
+			e.until = time.Time{}
+			return
+		}
 		e.at, e.until = sent, sent.Add(min(wait, longestDenial))
 		e.limits = e.limits[:0]
 		for i := range call.Charges {
@@ -119,4 +128,7 @@ func (d *denials) note(name []byte, call *limiter.Call, sent time.Time) {
 }
 
 // forget drops all denials: something was given back.
-func (d *denials) forget() { d.seen.clear() }
+func (d *denials) forget() {
+	d.forgot.Add(1) // first, for those that are noted meanwhile
+	d.seen.clear()
+}

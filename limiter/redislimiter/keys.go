@@ -62,8 +62,8 @@ func appendPlain(dst, part []byte) []byte {
 
 // fieldID names a bucket within its home: 32 bits of the rest of its key. That
 // rest is a limit's name, which the policy's author chose, and not a caller. Two
-// names of one home that came to the same would share a bucket, which admits
-// less and never more.
+// names of one home that came to the same would share a bucket as two policies
+// do that call limits alike: what is admitted obeys the larger one.
 func fieldID(key []byte, home int) uint32 {
 	if home == 0 {
 		return 0

@@ -23,6 +23,13 @@ type leaser struct {
 	timers map[*time.Timer]struct{}
 }
 
+// stays is the mark of a charge that is not given back, as no busy period begins
+// then. Units of a rate that were taken ahead share one charge, of which nothing
+// can be undone; time gives them back soon.
+//
+//nolint:gochecknoglobals // A constant; Go has no constant arrays.
+var stays = [2]int64{0, -1 << 52}
+
 // leasedCall is the work on one call. It is reused.
 type leasedCall struct {
 	by    [limiter.MaxCharges]spending
@@ -74,7 +81,11 @@ func (s *leaser) take(w *parcel, call *limiter.Call) error {
 		}
 		s.l.stats.leased.Add(1)
 		c := &call.Charges[i]
-		res.Receipt.Taken = append(res.Receipt.Taken, limiter.Taken{Limit: c.Limit, Key: c.Key, Home: c.Home, Slot: c.Slot, Cost: c.Cost, Mark: k.by[i].mark})
+		taken := limiter.Taken{Limit: c.Limit, Key: c.Key, Home: c.Home, Slot: c.Slot, Cost: c.Cost, Mark: k.by[i].mark}
+		if c.Limit.Kind == limiter.KindRate {
+			taken.Mark = stays
+		}
+		res.Receipt.Taken = append(res.Receipt.Taken, taken)
 	}
 	s.leases.note(call)
 	return nil
@@ -125,12 +136,17 @@ func (s *leaser) ask(q question) {
 
 func (s *leaser) fetch(q question) {
 	l, e := s.l, q.lease
+	answered := false
+	defer func() {
+		if r := recover(); r != nil || !answered { // a panic here would be nobody's call's
+			s.leases.failed(e)
+		}
+	}()
 	charges := []limiter.Charge{{Limit: q.limit, Key: e.key, Home: e.home, Slot: e.slot, Cost: limiter.Unit}}
 	k := l.only
 	if l.nodes != nil {
 		var err error
 		if k, err = l.nodes.way(l.nodes.tag(&charges[0])); err != nil {
-			s.leases.failed(e)
 			return
 		}
 	}
@@ -148,17 +164,16 @@ func (s *leaser) fetch(q question) {
 		err = w.next(&a, which, w.req.called[4:], &l.floors)
 	}
 	if err != nil || moved || len(w.verdict.charges) != 1 {
-		s.leases.failed(e)
 		return
 	}
 	g := &grant{question: q, sent: sent, units: w.verdict.granted, told: &w.verdict.charges[0], ends: limiter.MaxLease}
 	if g.units > 0 {
 		if err := g.told.load(&w.stored, q.limit, w.verdict.reading.Judged); err != nil {
-			s.leases.failed(e)
 			return
 		}
 		g.mark = w.stored.Mark(&charges[0], w.verdict.reading, 0)
 	}
+	answered = true
 	if q.limit.Kind != limiter.KindQuota {
 		s.leases.got(g)
 		return

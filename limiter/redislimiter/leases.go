@@ -50,6 +50,8 @@ type leases struct {
 	mu         sync.Mutex
 	young, old map[string]*lease
 	stored     limiter.Stored
+	// spare is what is to be given back as soon as the lock is free.
+	spare []limiter.Taken
 }
 
 // lease is what is known of one bucket.
@@ -93,8 +95,13 @@ type spending struct {
 	mark  [2]int64
 }
 
+// longestKey bounds the keys that are kept here.
+const longestKey = 512
+
 // leasable tells whether a charge may be paid from units that were taken ahead.
-func leasable(c *limiter.Charge) bool { return c.Limit.Lease > 0 && !c.Shadow }
+func leasable(c *limiter.Charge) bool {
+	return c.Limit.Lease > 0 && !c.Shadow && len(c.Key) <= longestKey
+}
 
 // anyLeasable tells whether a call has such a charge.
 func anyLeasable(call *limiter.Call) bool {
@@ -119,30 +126,54 @@ func (t *leases) find(c *limiter.Charge) *lease {
 		t.young[string(e.key)] = e
 	}
 	if e.limit != c.Limit {
-		e.change(c.Limit, t.stats)
+		t.change(e, c.Limit)
 	}
 	return e
 }
 
 // change makes it one of another limit over the same bucket, as after a reload.
-func (e *lease) change(l *limiter.Limit, st *stats) {
+func (t *leases) change(e *lease, l *limiter.Limit) {
 	o := e.limit
-	e.limit = l
 	if o.Kind == l.Kind && o.Count == l.Count && o.Period == l.Period && o.Burst == l.Burst && o.Lease == l.Lease &&
 		(l.Kind != limiter.KindQuota || o.CalendarName() == l.CalendarName()) {
+		e.limit = l
 		return
 	}
 	for i := range e.credits {
-		st.stranded.Add(int64(e.credits[i].left))
+		if k := &e.credits[i]; k.left > 0 {
+			t.lose(e, k)
+		}
 	}
+	e.limit = l
 	e.credits, e.last, e.told.body = [2]credit{}, 0, e.told.body[:0]
+}
+
+// lose gives up what is left of a credit: of a quota it goes back, as no time
+// would bring it.
+func (t *leases) lose(e *lease, k *credit) {
+	if e.limit.Kind == limiter.KindQuota {
+		t.spare = append(t.spare, e.taken(k))
+	} else {
+		t.stats.stranded.Add(int64(k.left))
+	}
+	k.left = 0
+}
+
+// unlock ends what was done under the lock, and gives back what was given up.
+func (t *leases) unlock() {
+	spare := t.spare
+	t.spare = nil
+	t.mu.Unlock()
+	for _, taken := range spare {
+		t.yield(taken)
+	}
 }
 
 // spend pays as many charges of a call as there are units for, fills their
 // states, and returns which they are.
 func (t *leases) spend(call *limiter.Call, by *[limiter.MaxCharges]spending) (paid uint32) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlock()
 	now := t.now()
 	for i := range call.Charges {
 		c := &call.Charges[i]
@@ -285,7 +316,7 @@ func (t *leases) note(call *limiter.Call) {
 			n++
 		}
 	}
-	t.mu.Unlock()
+	t.unlock()
 	for _, q := range questions[:n] {
 		t.ask(q)
 	}
@@ -338,39 +369,27 @@ type grant struct {
 // there are none, and then it is not asked for a while.
 func (t *leases) got(g *grant) time.Duration {
 	t.mu.Lock()
-	var spare limiter.Taken
-	defer func() {
-		t.mu.Unlock()
-		if spare.Cost > 0 {
-			t.yield(spare)
-		}
-	}()
+	defer t.unlock()
 	e := g.lease
 	e.asking = false
 	life := min(g.ends, g.limit.Lease-g.limit.Lease/leaseMargin)
-	if g.units == 0 || e.limit != g.limit {
-		e.rest = t.now() + int64(life)
-		t.stats.stranded.Add(int64(g.units) * int64(limiter.Unit))
-		return 0
-	}
 	mine := credit{left: limiter.Units(g.units) * limiter.Unit, until: g.sent + int64(life), mark: g.mark}
-	if mine.until <= t.now() {
-		// The store is farther away than a lease is long.
-		e.rest = t.now() + tooLate*int64(life)
-		if e.limit.Kind == limiter.KindQuota {
-			spare = e.taken(&mine)
-		} else {
-			t.stats.stranded.Add(int64(mine.left))
+	switch late := mine.until <= t.now(); {
+	case g.units == 0:
+		e.rest = t.now() + int64(life)
+		return 0
+	case late || e.limit != g.limit: // the store is farther away than a lease is long, or the policy changed
+		if late {
+			e.rest = t.now() + tooLate*int64(life)
 		}
+		t.lose(&lease{limit: g.limit, key: e.key, home: e.home, slot: e.slot}, &mine)
 		return 0
 	}
 	e.told.body = append(e.told.body[:0], g.told.body...)
 	old := &e.credits[0]
 	if e.credits[1].left > 0 {
-		if e.limit.Kind == limiter.KindQuota {
-			spare = e.taken(old)
-		} else {
-			t.stats.stranded.Add(int64(old.left))
+		if old.left > 0 {
+			t.lose(e, old)
 		}
 		*old = e.credits[1]
 	}

@@ -49,6 +49,10 @@ type Config struct {
 	// asked again, with nil. It is called by one goroutine at a time for each
 	// server. Nil: not told.
 	Tell func(cause error)
+	// Refused is told of each answer that refuses a call: the user may not, the
+	// memory is full, a value is not of this release. It is called by many
+	// goroutines. Nil: not told.
+	Refused func(cause error)
 	// Warn is told what of the server's configuration will lose limits some day.
 	// Nil: not told.
 	Warn func(string)
@@ -76,8 +80,9 @@ const (
 	defaultLanes    = 2
 	defaultRemember = 1 << 16
 
-	// maxCalls is how many calls one run judges: a run blocks the server.
-	maxCalls = 1000
+	// maxCalls is how many calls one run judges: a run blocks the server, for some
+	// milliseconds where calls have many limits.
+	maxCalls = mostCalls
 	// mostTurns bounds how often a request is made anew because the clock of
 	// Redis is in another calendar unit than was thought.
 	mostTurns = 4
@@ -319,10 +324,10 @@ func (l *Limiter) takeAsking(w *parcel, call *limiter.Call) error {
 	if l.denials.answer(w.name, call) {
 		return nil
 	}
-	sent := l.denials.now()
+	sent, forgot := l.denials.now(), l.denials.forgot.Load()
 	err := l.takeNow(call)
 	if err == nil && !call.Result.Admitted {
-		l.denials.note(w.name, call, sent)
+		l.denials.note(w.name, call, sent, forgot)
 	}
 	return err
 }

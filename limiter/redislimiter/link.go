@@ -55,6 +55,8 @@ type link struct {
 	// observe is told of each exchange.
 	observe func(time.Duration, error)
 	tell    func(error)
+	// refused is told of an answer that refuses.
+	refused func(error)
 	timeout time.Duration
 	prefix  string
 	// clock is the flag and reading of an injected clock, now about what the
@@ -83,7 +85,7 @@ type link struct {
 
 func (l *Limiter) newLink(client redis.UniversalClient, ping func(context.Context) error) *link {
 	k := &link{
-		client: client, stats: &l.stats, ping: ping, observe: l.cfg.Observe, tell: l.cfg.Tell, timeout: l.cfg.Options.Timeout,
+		client: client, stats: &l.stats, ping: ping, observe: l.cfg.Observe, tell: l.cfg.Tell, refused: l.cfg.Refused, timeout: l.cfg.Options.Timeout,
 		prefix: l.cfg.Prefix, clock: l.clock, now: l.now, saw: l.saw, floors: &l.floors, together: !l.cfg.NoCoalescing, bySlot: l.nodes != nil,
 		done: make(chan struct{}),
 	}
@@ -308,6 +310,7 @@ func (p *parcel) read() (string, error) {
 // those of which the server says that it did nothing.
 func (l *link) receive(parcels []*parcel, turn int) []*parcel {
 	again := parcels[:0]
+	var apart []*parcel
 	for _, p := range parcels {
 		text, err := p.read()
 		switch {
@@ -316,7 +319,12 @@ func (l *link) receive(parcels []*parcel, turn int) []*parcel {
 			p.text = true
 			l.doubt(p)
 			again = append(again, p)
+		case err != nil && len(p.jobs) > 1 && refused(err) && !redis.HasErrorPrefix(err, "OOM"):
+			apart = append(apart, l.apart(p)...)
 		case err != nil:
+			if refused(err) && l.refused != nil {
+				l.refused(err)
+			}
 			p.fail(unavailable(err))
 		case p.jobs[0].own != nil:
 			l.knew(p)
@@ -329,7 +337,23 @@ func (l *link) receive(parcels []*parcel, turn int) []*parcel {
 			again = append(again, p)
 		}
 	}
-	return again
+	return append(again, apart...)
+}
+
+// apart makes a parcel of each call of one that the server refused, before it
+// wrote anything: one of them cannot be judged, and the others can.
+func (l *link) apart(p *parcel) []*parcel {
+	parcels := make([]*parcel, len(p.jobs))
+	for i, j := range p.jobs {
+		one := new(parcel)
+		one.reset(p.script, p.readOnly)
+		one.text = p.text
+		l.begin(&one.req, l.now())
+		one.add(l.prefix, j)
+		one.seal(l.floors)
+		parcels[i] = one
+	}
+	return parcels
 }
 
 // knew notes that the server has run the script by its name.

@@ -14,7 +14,11 @@ end
 local t = redis.call('TIME')
 local now = tonumber(ARGV[2]) or (t[1] - 1767225600) * 16000000 + t[2] * 16
 local id = tonumber(ARGV[1])
-local kept, gone = {high = h.high, v = v}, 0
+-- Without fields nothing has to be later than now, whatever the clock was once.
+local kept, gone = {high = now, v = v}, 0
+if id then
+  kept.high = h.high
+end
 for i = 1, #h do
   local f = h[i]
   if id and f.id ~= id then

@@ -266,11 +266,10 @@ local function lease(c, times, at)
   else
     charge(c, at, 0)
     own = find(c.h, RATE, c.id, c.which)
-    if own.tat < at + lead then
-      -- What was charged before must not be given back out of the lead.
-      own.tat, own.since, own.back = at + lead, max(at, own.since + 1), 0
-    end
-    own.tat = own.tat + n * c.cost
+    -- What was charged before must not be given back out of the lead, and that is
+    -- time, whatever rate another policy has.
+    own.since, own.back, own.at = max(at, own.since + 1), 0, at + lead
+    own.tat = max(own.tat, at + lead) + n * c.cost
   end
   c.h.high, c.fits = at, true
   return n
@@ -332,10 +331,14 @@ for i = 1, calls do
   end
 end
 if not peeking then
+  local writes = {} -- before anything is written, so that what fails wrote nothing
   for i = 1, #KEYS do
     if homes[i].dirty then
-      store(KEYS[i], homes[i], now, timed)
+      writes[#writes + 1] = store(KEYS[i], homes[i], now, timed)
     end
+  end
+  for i = 1, #writes do
+    redis.call(unpack(writes[i]))
   end
 end
 return table.concat(out)

@@ -94,9 +94,13 @@ for _ = 1, entries do
     refundHold(own, c)
   end
 end
+local writes = {}
 for i = 1, #KEYS do
   if homes[i].dirty then
-    store(KEYS[i], homes[i], now, timed)
+    writes[#writes + 1] = store(KEYS[i], homes[i], now, timed)
   end
+end
+for i = 1, #writes do
+  redis.call(unpack(writes[i]))
 end
 return 'OK'

@@ -233,7 +233,9 @@ if flags < 4 and floors == 0 then
             end
             S[s + 3] = since
           end
-          S[s + 2] = judged
+          if S[s + 2] < judged then
+            S[s + 2] = judged
+          end
           ends = ends + taken * cost
           S[s] = ends
         end

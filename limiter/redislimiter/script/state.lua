@@ -156,13 +156,13 @@ local function value(h, now)
   return string.char(1, n) .. table.concat(signs) .. P('<d', h.high) .. table.concat(parts), last - now + GRACE
 end
 
+-- store is the command that writes a home.
 local function store(key, h, now, timed)
   local v, ticks = value(h, now)
   if timed then
-    redis.call('PSETEX', key, string.format('%d', math.ceil(ticks / 16000)), v)
-  else
-    redis.call('SET', key, v)
+    return {'PSETEX', key, string.format('%d', math.ceil(ticks / 16000)), v}
   end
+  return {'SET', key, v}
 end
 
 -- Rates.
@@ -176,6 +176,9 @@ local function debt(f, t, now)
   end
   local old = rescale(f.tat - now, f.t, t)
   local new = rescale(f.tat - f.at, f.t, t) - (now - f.at)
+  if f.at > now then
+    return max(old, new)
+  end
   return max(0, min(old, new))
 end
 
@@ -187,7 +190,7 @@ local function chargeRate(f, t, now, inc)
     f.tat, f.since, f.back = now + debt(f, t, now), max(now, f.since + 1), 0
     f.t = t
   end
-  f.at = now
+  f.at = max(f.at, now)
   f.tat = f.tat + inc
 end
 
