@@ -28,6 +28,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kelpie-authz/kelpie/audit/fileaudit"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/obs"
 	"github.com/kelpie-authz/kelpie/pdp"
@@ -65,9 +66,11 @@ type App struct {
 
 	policy   *policyStore
 	limits   limits
-	traces   *traces // nil: none
+	traces   *traces        // nil: none
+	audit    *fileaudit.Log // nil: none
 	decision *obs.Writer
 	decider  *pdp.Service
+	token    *server.AdminToken
 	tls      *server.TLSKeeper
 	tlsFault atomic.Pointer[string]
 	// tlsFailures counts bad TLS files, each once.
@@ -146,6 +149,10 @@ func (a *App) Readiness() server.Readiness {
 		// Every call is denied then, so a load balancer should look elsewhere.
 		r.Ready = false
 		r.Faults = append(r.Faults, "the decision log cannot be written, so no call is allowed: "+err.Error())
+	}
+	if fault := a.auditFault(); fault != "" {
+		r.Ready = false
+		r.Faults = append(r.Faults, fault)
 	}
 	if fault := a.limits.fault(); fault != "" {
 		r.Faults = append(r.Faults, fault)

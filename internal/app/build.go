@@ -31,7 +31,7 @@ import (
 // build makes the parts in the order in which they need each other.
 func (a *App) build(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.buildPolicy, a.buildLimits, a.buildTraces, a.buildDecider, a.buildTLS, a.buildListeners, a.buildServers,
+		a.buildState, a.buildAudit, a.buildPolicy, a.buildLimits, a.buildTraces, a.buildDecider, a.buildTLS, a.buildListeners, a.buildServers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -40,12 +40,21 @@ func (a *App) build(ctx context.Context) error {
 	return nil
 }
 
-func (a *App) buildPolicy(context.Context) error {
+// buildState makes the state directory, with the token that opens the admin
+// listener.
+func (a *App) buildState(context.Context) (err error) {
+	if a.token, err = server.LoadAdminToken(a.cfg.State); err != nil {
+		return fmt.Errorf("make the admin listener: %w", err)
+	}
+	return nil
+}
+
+func (a *App) buildPolicy(ctx context.Context) error {
 	metrics, err := newPolicyMetrics(a.reg)
 	if err != nil {
 		return err
 	}
-	a.policy, err = openPolicy(a.cfg.Policy, a.deps.Now, a.log, metrics)
+	a.policy, err = openPolicy(ctx, a.cfg.Policy, a.deps.Now, a.log, metrics, a.note)
 	return err
 }
 
@@ -79,7 +88,7 @@ func (a *App) buildDecider(context.Context) error {
 	}
 	a.decider, err = pdp.New(pdp.Config{
 		Policy: a.policy, Limiter: a.limits.limiter, Fallback: a.limits.fallback, Replicas: a.limits.replicas, Ledger: a.limits.ledger,
-		Recorder: a.traces.recorder(recorder), Now: a.deps.Now, Local: localAddress,
+		Recorder: a.traces.recorder(a.audited(recorder)), Now: a.deps.Now, Local: localAddress,
 		Panicked: func(id string, _ any, stack []byte) {
 			panics.Inc()
 			a.log.Error("panic in a decision", slog.String("decision_id", id), slog.String("stack", string(stack)))
@@ -164,10 +173,6 @@ func (a *App) buildServers(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make the gRPC servers: %w", err)
 	}
-	token, err := server.LoadAdminToken(a.cfg.State)
-	if err != nil {
-		return fmt.Errorf("make the admin listener: %w", err)
-	}
 	a.data = server.NewGRPC(server.GRPCConfig{
 		Logger: a.log, Metrics: metrics, Credentials: a.credentials(),
 		Counted: append(grpcapi.Counted(), extauthz.Method), MaxInFlight: a.cfg.MaxInFlight,
@@ -176,8 +181,8 @@ func (a *App) buildServers(context.Context) error {
 	a.admin = server.NewGRPC(server.GRPCConfig{
 		Logger: a.log, Metrics: metrics, Credentials: a.credentials(),
 		MaxReceive: adminMaxReceive,
-		Unary:      []grpc.UnaryServerInterceptor{token.Unary},
-		Stream:     []grpc.StreamServerInterceptor{token.Stream},
+		Unary:      []grpc.UnaryServerInterceptor{a.token.Unary},
+		Stream:     []grpc.StreamServerInterceptor{a.token.Stream},
 	})
 	invalid := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "kelpie_invalid_requests_total", Help: "Requests refused as malformed, without a decision.",
@@ -231,7 +236,7 @@ func (a *App) close(ctx context.Context) error {
 	if a.decision != nil {
 		errs = append(errs, a.decision.Close(ctx))
 	}
-	errs = append(errs, a.limits.close())
+	errs = append(errs, a.limits.close(), a.closeAudit())
 	a.traces.close(ctx, a.abort)
 	return errors.Join(errs...)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kelpie-authz/kelpie/audit"
 	"github.com/kelpie-authz/kelpie/internal/policydir"
 	"github.com/kelpie-authz/kelpie/pdp"
 	"github.com/kelpie-authz/kelpie/policy"
@@ -37,6 +38,8 @@ type policyStore struct {
 	now     func() time.Time
 	log     *slog.Logger
 	metrics policyMetrics
+	// note keeps what came of a load in the audit.
+	note func(context.Context, *audit.Record)
 
 	snapshot atomic.Pointer[policy.Snapshot]
 
@@ -82,8 +85,8 @@ func newPolicyMetrics(reg prometheus.Registerer) (policyMetrics, error) {
 }
 
 // openPolicy loads the directory for the first time; any fault is an error.
-func openPolicy(dir string, now func() time.Time, log *slog.Logger, metrics policyMetrics) (*policyStore, error) {
-	s := &policyStore{dir: dir, now: now, log: log, metrics: metrics}
+func openPolicy(ctx context.Context, dir string, now func() time.Time, log *slog.Logger, metrics policyMetrics, note func(context.Context, *audit.Record)) (*policyStore, error) {
+	s := &policyStore{dir: dir, now: now, log: log, metrics: metrics, note: note}
 	docs, err := policydir.Read(dir)
 	if err != nil {
 		return nil, fmt.Errorf("load the policy: %w", err)
@@ -91,6 +94,7 @@ func openPolicy(dir string, now func() time.Time, log *slog.Logger, metrics poli
 	if err := s.compile(docs); err != nil {
 		return nil, fmt.Errorf("load the policy:\n%w", err)
 	}
+	note(ctx, &audit.Record{Kind: audit.KindPolicyLoaded, PolicyVersion: s.Snapshot().Version()})
 	return s, nil
 }
 
@@ -126,6 +130,7 @@ func (s *policyStore) reload(ctx context.Context, force bool) error {
 		return s.failed(ctx, err, force)
 	}
 	s.metrics.reloads.Inc()
+	s.note(ctx, &audit.Record{Kind: audit.KindPolicyLoaded, PolicyVersion: s.Snapshot().Version(), Details: []audit.Member{{Name: "before", Value: before}}})
 	s.log.LogAttrs(ctx, slog.LevelInfo, "policy loaded", slog.String("policy_version", s.Snapshot().Version()), slog.String("before", before))
 	return nil
 }
@@ -212,6 +217,7 @@ func (s *policyStore) failed(ctx context.Context, err error, asked bool) error {
 	s.metrics.stale.Set(1)
 	if !known {
 		s.metrics.failures.Inc()
+		s.note(ctx, &audit.Record{Kind: audit.KindPolicyRefused, PolicyVersion: s.Snapshot().Version(), Failed: true, Cause: strings.Join(texts, "\n")})
 	}
 	if !known || asked {
 		s.log.LogAttrs(ctx, slog.LevelError, "the policy could not be loaded; the one in force stays", slog.Any("errors", texts))

@@ -51,7 +51,7 @@ func (a *App) Run(ctx context.Context) error {
 	stopWatching()
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close())
+	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close(), a.closeAudit())
 	a.traces.close(ctx, a.abort)
 	return err
 }
@@ -71,7 +71,7 @@ func (a *App) tellHealth(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if now := a.decision.Err() == nil; now != serving {
+		if now := a.decision.Err() == nil && a.auditFault() == ""; now != serving {
 			serving = now
 			for _, service := range []string{authzv1.AuthorizationService_ServiceDesc.ServiceName, authv3.Authorization_ServiceDesc.ServiceName} {
 				a.data.SetServing(serving, service)

@@ -83,6 +83,12 @@ var noGzip = []ban{
 	{"go.opentelemetry.io/otel/exporters/otlp/otlptrace/**", "it brings gRPC's gzip along; internal/app has a client of its own"},
 }
 
+// noFiles keeps what every way of keeping records shares apart from each of them.
+var noFiles = []ban{
+	{"os", "the audit's root opens no file: a driver does"},
+	{"net", "the audit's root opens no connection: a driver does"},
+}
+
 // testLibraries stay out of whatever is linked into kelpie.
 var testLibraries = []ban{
 	{"testing", "production code must not carry the test runner and its flags"},
@@ -101,7 +107,7 @@ var house = []rule{
 	// The roots: nothing of ours, and not each other.
 	{of: "limiter", mayNot: slices.Concat(noSideEffects, noWire, noTraces), clock: defaultClock, why: "a root is understood alone"},
 	{of: "store", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
-	{of: "audit", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
+	{of: "audit", mayNot: slices.Concat(noWire, noTraces, noFiles), clock: defaultClock, why: "a root is understood alone"},
 	{of: "identity", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
 	{of: "notify", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
 	{of: "detect", mayNot: noWire, clock: defaultClock, why: "a root is understood alone"},
@@ -116,6 +122,7 @@ var house = []rule{
 	// Drivers: their own root and their one library.
 	{of: "limiter/*", mayImport: []string{"limiter"}, why: "a driver knows its root and its library"},
 	{of: "store/*", mayImport: []string{"store"}, why: "a driver knows its root and its library"},
+	{of: "audit/fileaudit", mayImport: []string{"audit"}, mayNot: slices.Concat(noWire, noTraces, []ban{{"net", "a log in files is kept and verified without a network"}}), why: "a driver knows its root and its library"},
 	{of: "audit/*", mayImport: []string{"audit"}, why: "a driver knows its root and its library"},
 	{of: "identity/*", mayImport: []string{"identity"}, why: "a driver knows its root and its library"},
 	{of: "notify/*", mayImport: []string{"notify"}, why: "a driver knows its root and its library"},
@@ -134,7 +141,7 @@ var house = []rule{
 
 	// Wiring. policytest answers approvals by itself: only `kelpie test` may hold it.
 	{of: "internal/app", mayImport: []string{"policy", "pdp", "limiter", "limiter/*", "store", "store/*", "audit", "audit/*", "identity", "identity/*", "notify", "notify/*", "detect", "server", "server/*", "gen/**", "internal/config", "internal/obs", "internal/policydir"}, mayNot: noGzip, why: "app wires production: everything but commands and test support"},
-	{of: "internal/cli", mayImport: []string{"policy", "pdp", "limiter", "client", "gen/**", "internal/app", "internal/config", "internal/obs", "internal/policydir", "internal/policytest"}, why: "a command parses, calls and prints"},
+	{of: "internal/cli", mayImport: []string{"policy", "pdp", "limiter", "audit", "audit/fileaudit", "client", "gen/**", "internal/app", "internal/config", "internal/obs", "internal/policydir", "internal/policytest"}, why: "a command parses, calls and prints"},
 	{of: "internal/config", mayImport: []string{"gen/kelpie/config/v1"}, why: "the configuration is read before anything is built"},
 	{of: "internal/obs", mayImport: []string{"pdp", "limiter"}, why: "logs, metrics and traces look at decisions and at what the limiter is asked, not at how it is done"},
 	{of: "internal/policydir", mayImport: []string{"policy"}, why: "it finds the files of a policy on disk; policy itself reads no disk"},

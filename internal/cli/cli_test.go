@@ -109,6 +109,8 @@ func TestOutput(t *testing.T) {
 		{"serve_broken_policy", args("serve --policy testdata/broken --grpc-addr 127.0.0.1:0 --admin-addr 127.0.0.1:0 --health-addr 127.0.0.1:0"), cli.ExitError},
 		{"serve_plaintext_off_loopback", args("serve --grpc-addr 0.0.0.0:0 --policy " + revops), cli.ExitError},
 		{"help", nil, cli.ExitOK},
+		{"help_audit_query", args("audit query --help"), cli.ExitOK},
+		{"help_audit_verify", args("audit verify --help"), cli.ExitOK},
 		{"help_check", args("check --help"), cli.ExitOK},
 		{"help_explain", args("explain --help"), cli.ExitOK},
 		{"help_init", args("init --help"), cli.ExitOK},

@@ -78,7 +78,13 @@ func kindOf(key config.Key) string {
 		return "bool"
 	case strings.HasSuffix(key.Name, "_addr"):
 		return "address"
-	case key.Name == "policy" || key.Name == "state":
+	case key.Name == "audit":
+		return "mode"
+	case key.Name == "audit_keep_age":
+		return "duration"
+	case key.Name == "audit_key_file":
+		return "file"
+	case key.Name == "policy" || key.Name == "state" || key.Name == "audit_dir":
 		return "directory"
 	case key.Name == "redis":
 		return "url"

@@ -73,6 +73,33 @@ type Config struct {
 	GCPercent int
 	// Redis says where limits are shared by replicas.
 	Redis Redis
+	// Audit says how everything is recorded.
+	Audit Audit
+}
+
+// AuditMode says which records are on the disk before an answer leaves.
+type AuditMode string
+
+// The modes.
+const (
+	// AuditWrites: of every ALLOW but of plain reads, and of every change.
+	AuditWrites AuditMode = "writes"
+	// AuditAll: of everything.
+	AuditAll AuditMode = "all"
+	// AuditAsync: of nothing; a crash can cut what was answered last.
+	AuditAsync AuditMode = "async"
+	// AuditOff: there is no audit.
+	AuditOff AuditMode = "off"
+)
+
+// Audit is how everything is recorded. The zero value is not valid; Default's is.
+type Audit struct {
+	Mode AuditMode
+	// Dir and KeyFile are empty for audit and audit.key in the state directory.
+	Dir, KeyFile string
+	// KeepAge and KeepBytes bound what is kept; zero: they do not.
+	KeepAge   time.Duration
+	KeepBytes int64
 }
 
 // Redis is how the shared limits are reached. The zero value is that there are
@@ -264,6 +291,10 @@ func fromProto(m *configv1.Config) *Config {
 			NoCoalescing: m.GetRedisCoalescing() == "off",
 			NoDenyCache:  m.GetRedisDenyCache() == "off",
 			NoLeases:     m.GetRedisLeases() == "off",
+		},
+		Audit: Audit{
+			Mode: AuditMode(or(m.GetAudit(), string(AuditWrites))), Dir: m.GetAuditDir(), KeyFile: m.GetAuditKeyFile(),
+			KeepAge: m.GetAuditKeepAge().AsDuration(), KeepBytes: int64(m.GetAuditKeepMib()) << 20,
 		},
 	}
 }

@@ -48,6 +48,7 @@ func TestLoadDefaults(t *testing.T) {
 		State: ".kelpie", LogLevel: slog.LevelInfo, MaxInFlight: 4096, MaxLimitKeys: 1_000_000,
 		DrainTimeout: 15 * time.Second, GCPercent: 400,
 		Redis: config.Redis{Prefix: "kelpie", Timeout: 100 * time.Millisecond},
+		Audit: config.Audit{Mode: config.AuditWrites},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -217,6 +218,9 @@ func TestRulesAreTold(t *testing.T) {
 		}
 		rules++
 		bad := map[string]string{"uint32": "4294967295", "message": "9000s", "string": strings.Repeat("?", 5000)}[fields.Get(i).Kind().String()]
+		if key.Name == "audit_keep_age" {
+			bad = "59m"
+		}
 		_, err := config.Load(config.Sources{Flags: map[string]string{"policy": "p", key.Name: bad}})
 		if err == nil || !strings.Contains(err.Error(), "--"+key.Flag+": ") || !regexp.MustCompile("; (write|shorten) ").MatchString(err.Error()) {
 			t.Errorf("%s: %v", key.Name, err)
@@ -282,6 +286,10 @@ func TestKeysCoverTheSchema(t *testing.T) {
 			sample = "127.0.0.1:9"
 		case key.Name == "redis_coalescing" || key.Name == "redis_deny_cache" || key.Name == "redis_leases":
 			sample = "off"
+		case key.Name == "audit":
+			sample = "async"
+		case key.Name == "audit_keep_age":
+			sample = "48h"
 		case key.Name == "redis_timeout":
 			sample = "1s"
 		case !ok:

@@ -105,6 +105,11 @@ var usages = map[string]struct{ fallback, usage string }{
 	"redis_coalescing":             {"on", "on or off: calls that come at the same time go to Redis together"},
 	"redis_deny_cache":             {"on", "on or off: a call that was just denied is denied from memory for up to a second"},
 	"redis_leases":                 {"on", "on or off: of limits that say lease: true, units are taken ahead"},
+	"audit":                        {string(AuditWrites), "which records are on the disk before an answer leaves: writes, all, async, or off for no audit"},
+	"audit_dir":                    {"STATE/audit", "directory of the audit"},
+	"audit_key_file":               {"STATE/audit.key", "file with the key that signs the audit; made where it is missing"},
+	"audit_keep_age":               {"", "how long closed segments of the audit are kept; default for ever"},
+	"audit_keep_mib":               {"", "how large closed segments of the audit may be together; default no bound"},
 	"gc_percent":                   {strconv.Itoa(DefaultGCPercent), "the garbage collector's target percentage, unless GOGC is set"},
 }
 

@@ -43,7 +43,7 @@ func redisMutants() []mutant {
 		in("floors.go", "what was lost is put back", "if idle > r.now {", "if false {"),
 		lease("script/long.lua", "what is taken ahead comes later", "local lead, share = U('<dd', req, #req - 15)", "local lead, share = 0, 2"),
 		in("leases.go", "a lease ends", "until: g.sent + int64(life)", "until: g.sent + 8*int64(life)"),
-		in("leases.go", "a lease that came too late is none", "if mine.until <= t.now() {", "if false {"),
+		in("leases.go", "a lease that came too late is none", "switch late := mine.until <= t.now(); {", "switch late := false; {"),
 		in("leases.go", "the clock is read after a unit is taken", "case !by[i].lease.holds(by[i].mark, now):", "case false:"),
 		in("leases.go", "a quota's units end with it", "life := min(g.ends, ", "life := min(limiter.MaxLease, "),
 		in("leased.go", "units of one lease are not given back", "taken.Mark = stays", "_ = stays"),

@@ -99,6 +99,18 @@ func (r *Recorder) Record(ctx context.Context, rec *pdp.Record) error {
 	return err
 }
 
+// Unaudited is Record for a decision that the audit did not take, for cause: an
+// ALLOW leaves as DENY audit_unavailable, and is logged as that. It returns cause.
+func (r *Recorder) Unaudited(ctx context.Context, rec *pdp.Record, cause error) error {
+	if rec.Change == nil && rec.Verdict == pdp.Allow && !rec.DryRun {
+		left := *rec
+		left.Verdict, left.Reason, left.Message = pdp.Deny, pdp.ReasonAuditUnavailable, ""
+		rec = &left
+	}
+	_ = r.Record(ctx, rec) // what the log could not take is counted, and the answer is a DENY either way
+	return cause
+}
+
 // count counts what the caller is answered: an ALLOW that could not be
 // recorded leaves as DENY audit_unavailable.
 func (r *Recorder) count(rec *pdp.Record, failed error) {

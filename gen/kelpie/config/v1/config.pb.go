@@ -84,7 +84,18 @@ type Config struct {
 	// on or off: a call that was denied is denied from memory for up to a second while it would be again. Default on.
 	RedisDenyCache string `protobuf:"bytes,25,opt,name=redis_deny_cache,json=redisDenyCache,proto3" json:"redis_deny_cache,omitempty"`
 	// on or off: of limits that say lease: true, units are taken ahead and spent without asking Redis. Default on.
-	RedisLeases   string `protobuf:"bytes,26,opt,name=redis_leases,json=redisLeases,proto3" json:"redis_leases,omitempty"`
+	RedisLeases string `protobuf:"bytes,26,opt,name=redis_leases,json=redisLeases,proto3" json:"redis_leases,omitempty"`
+	// Which records are on the disk before an answer leaves: writes (every ALLOW but of plain reads), all, or async (none
+	// is waited for); off keeps no audit. Default writes.
+	Audit string `protobuf:"bytes,27,opt,name=audit,proto3" json:"audit,omitempty"`
+	// Directory of the audit. Default audit in the state directory.
+	AuditDir string `protobuf:"bytes,28,opt,name=audit_dir,json=auditDir,proto3" json:"audit_dir,omitempty"`
+	// File with the key that signs the audit; made where it is missing. Default audit.key in the state directory.
+	AuditKeyFile string `protobuf:"bytes,29,opt,name=audit_key_file,json=auditKeyFile,proto3" json:"audit_key_file,omitempty"`
+	// How long closed segments of the audit are kept. Default for ever.
+	AuditKeepAge *durationpb.Duration `protobuf:"bytes,30,opt,name=audit_keep_age,json=auditKeepAge,proto3" json:"audit_keep_age,omitempty"`
+	// How large closed segments of the audit may be together, in MiB; the oldest are removed. Default no bound.
+	AuditKeepMib  uint32 `protobuf:"varint,31,opt,name=audit_keep_mib,json=auditKeepMib,proto3" json:"audit_keep_mib,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -301,11 +312,46 @@ func (x *Config) GetRedisLeases() string {
 	return ""
 }
 
+func (x *Config) GetAudit() string {
+	if x != nil {
+		return x.Audit
+	}
+	return ""
+}
+
+func (x *Config) GetAuditDir() string {
+	if x != nil {
+		return x.AuditDir
+	}
+	return ""
+}
+
+func (x *Config) GetAuditKeyFile() string {
+	if x != nil {
+		return x.AuditKeyFile
+	}
+	return ""
+}
+
+func (x *Config) GetAuditKeepAge() *durationpb.Duration {
+	if x != nil {
+		return x.AuditKeepAge
+	}
+	return nil
+}
+
+func (x *Config) GetAuditKeepMib() uint32 {
+	if x != nil {
+		return x.AuditKeepMib
+	}
+	return 0
+}
+
 var File_kelpie_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x96\t\n" +
+	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8e\v\n" +
 	"\x06Config\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\x12\x1d\n" +
@@ -341,7 +387,12 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\rredis_timeout\x18\x17 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b\x052\x05\x10\xc0\x96\xb1\x02R\fredisTimeout\x12<\n" +
 	"\x10redis_coalescing\x18\x18 \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\x0fredisCoalescing\x12;\n" +
 	"\x10redis_deny_cache\x18\x19 \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\x0eredisDenyCache\x124\n" +
-	"\fredis_leases\x18\x1a \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\vredisLeasesB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
+	"\fredis_leases\x18\x1a \x01(\tB\x11\xbaH\x0e\xd8\x01\x01r\tR\x02onR\x03offR\vredisLeases\x127\n" +
+	"\x05audit\x18\x1b \x01(\tB!\xbaH\x1e\xd8\x01\x01r\x19R\x06writesR\x03allR\x05asyncR\x03offR\x05audit\x12\x1b\n" +
+	"\taudit_dir\x18\x1c \x01(\tR\bauditDir\x12$\n" +
+	"\x0eaudit_key_file\x18\x1d \x01(\tR\fauditKeyFile\x12T\n" +
+	"\x0eaudit_keep_age\x18\x1e \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x06\b\x80\x86\xb0\x96\x012\x03\b\x90\x1cR\fauditKeepAge\x12$\n" +
+	"\x0eaudit_keep_mib\x18\x1f \x01(\rR\fauditKeepMibB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
 
 var (
 	file_kelpie_config_v1_config_proto_rawDescOnce sync.Once
@@ -364,11 +415,12 @@ var file_kelpie_config_v1_config_proto_depIdxs = []int32{
 	1, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
 	1, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
 	1, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	1, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_config_v1_config_proto_init() }

@@ -1,0 +1,87 @@
+package audit
+
+import (
+	"regexp"
+	"strings"
+)
+
+// namesSecret tells whether a member of this name holds a secret.
+func namesSecret(name string) bool {
+	name = strings.NewReplacer("_", "", "-", "", " ", "", ".", "").Replace(strings.ToLower(name))
+	for _, part := range [...]string{
+		"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey",
+		"authorization", "credential", "cookie", "bearer", "sessionkey", "connectionstring",
+	} {
+		if strings.Contains(name, part) {
+			return true
+		}
+	}
+	switch name {
+	case "pwd", "pass", "pin", "otp", "auth", "jwt", "key", "cvv", "cvc":
+		return true
+	}
+	return false
+}
+
+// secretForms are what secrets look like by themselves: the forms that issuers
+// give their keys, JSON Web Tokens, private keys, headers, addresses with a password.
+var secretForms = regexp.MustCompile(`(?i:` +
+	`\b(?:bearer|basic)\s+[a-z0-9+/=._~-]{8,}` +
+	`|-----begin [a-z0-9 ]*private key` +
+	`|[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@` +
+	`|[?&;](?:access_token|token|api_?key|key|sig|signature|password|secret|x-amz-signature)=` +
+	`|\b(?:password|passwd|secret|token|api_?key)\s*[:=]\s*\S)` +
+	`|\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*` +
+	`|\b(?:sk|pk|rk)[-_](?:[A-Za-z0-9]+[-_])*[A-Za-z0-9]{12,}` +
+	`|\bgh[a-z]_[A-Za-z0-9]{16,}|\bgithub_pat_[A-Za-z0-9_]{16,}|\bglpat-[A-Za-z0-9_-]{12,}` +
+	`|\bxox[a-z]-[A-Za-z0-9-]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\bAIza[A-Za-z0-9_-]{20,}` +
+	`|\b(?:kelpie|klp)_[A-Za-z0-9_-]{12,}|\bya29\.[A-Za-z0-9_-]{12,}`)
+
+var (
+	uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+	longRun  = regexp.MustCompile(`[A-Za-z0-9+/_-]{24,}={0,2}`)
+)
+
+// looksSecret tells whether a text looks like a secret, or holds one. It errs
+// towards yes: what it hides is still bound by the digest.
+func looksSecret(text string) bool {
+	if secretForms.MatchString(text) {
+		return true
+	}
+	for _, run := range longRun.FindAllString(text, -1) {
+		if !uuidForm.MatchString(run) && mixed(run) {
+			return true
+		}
+	}
+	return false
+}
+
+// mixed tells a run of random characters from a long name or a path: it turns
+// between digits and letters often, or is a long number in hex.
+func mixed(run string) bool {
+	turns, digits, was := 0, 0, byte(0)
+	for i := range len(run) {
+		class := classOf(run[i])
+		if class == 'd' {
+			digits++
+		}
+		if i > 0 && class != was && class != '-' && was != '-' {
+			turns++
+		}
+		was = class
+	}
+	return digits > 0 && turns*5 >= len(run)
+}
+
+func classOf(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return 'd'
+	case c >= 'a' && c <= 'z':
+		return 'l'
+	case c >= 'A' && c <= 'Z':
+		return 'u'
+	default:
+		return '-'
+	}
+}

@@ -1,0 +1,90 @@
+package audit
+
+import (
+	"fmt"
+	"time"
+)
+
+// FaultKind says what is wrong with a log.
+type FaultKind string
+
+// The faults.
+const (
+	// FaultMissing: a segment, the head or the start is not there.
+	FaultMissing FaultKind = "missing"
+	// FaultLine: bytes that are no line of a log.
+	FaultLine FaultKind = "line"
+	// FaultHash: a line is not what its hash says, or does not follow the one before.
+	FaultHash FaultKind = "hash"
+	// FaultSequence: a line has not the number that follows.
+	FaultSequence FaultKind = "sequence"
+	// FaultSegment: a segment is not the one that follows.
+	FaultSegment FaultKind = "segment"
+	// FaultForged: a checkpoint is not signed by the key, or not of this line.
+	FaultForged FaultKind = "forged"
+	// FaultTail: lines that a checkpoint vouches for are not there.
+	FaultTail FaultKind = "tail"
+	// FaultAppended: lines stand where nothing can have been written.
+	FaultAppended FaultKind = "appended"
+)
+
+// Fault is the first place where a log is not what was written.
+type Fault struct {
+	Kind FaultKind
+	// File is the file's name, without its directory.
+	File string
+	// Line counts from 1; 0: it is not about a line.
+	Line int
+	// Seq is the number of the line that should stand there; 0: not known.
+	Seq uint64
+	// What is the sentence for a person.
+	What string
+}
+
+// String says it in one line.
+func (f *Fault) String() string {
+	if f.Line == 0 {
+		return fmt.Sprintf("%s: %s", f.File, f.What)
+	}
+	return fmt.Sprintf("%s:%d: %s", f.File, f.Line, f.What)
+}
+
+// Verification is what came of verifying a log.
+type Verification struct {
+	// Fault is the first one; nil: there is none.
+	Fault *Fault
+	// Chain names the log.
+	Chain string
+	// Segments is how many were read, Lines and Records what stood in them;
+	// records are lines without the log's notes.
+	Segments       int
+	Lines, Records uint64
+	// FirstSeq and LastSeq are the numbers of the first and last line.
+	FirstSeq, LastSeq uint64
+	// From and To are the oldest and newest time of a record.
+	From, To time.Time
+	// Removed says that what was before FirstSeq was removed on purpose.
+	Removed bool
+	// Checkpoints is how many signatures were checked.
+	Checkpoints int
+	// SignedSeq is the last line that the signed head vouches for, SignedAt
+	// when it did. Unsigned is how many lines follow: they are chained, but who
+	// can write the files could have made or cut them.
+	SignedSeq uint64
+	SignedAt  time.Time
+	Unsigned  uint64
+	// Closed says that the log was closed, so that nothing can follow.
+	Closed bool
+	// TornBytes is what stands behind the last whole line: a crash in the
+	// middle of a write, or one that is going on.
+	TornBytes int64
+	// Crashes and Failures are how many segments ended so, Refused how many
+	// records were refused meanwhile, Ignored how many lines of a failed segment
+	// do not count.
+	Crashes, Failures int
+	Refused           uint64
+	Ignored           uint64
+}
+
+// OK tells whether the log is what was written.
+func (v *Verification) OK() bool { return v.Fault == nil }

@@ -1,0 +1,60 @@
+package app
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/internal/testkit"
+	"github.com/kelpie-authz/kelpie/pdp"
+)
+
+// What cannot be recorded is not allowed, and the server says so.
+func TestNoAuditNoAllow(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	testkit.WriteFile(t, filepath.Join(dir, "policy.yaml"), []byte(`
+scopes: {s: {actions: [read, update], resources: ["**"]}}
+agents: {bot: {owner: o@example.com, networks: [any], scopes: [s]}}
+limits: {calls: {rate: 1000/second, per: [agent]}}
+`))
+	for _, mode := range []config.AuditMode{config.AuditWrites, config.AuditAll, config.AuditAsync} {
+		cfg := config.Default()
+		cfg.Policy, cfg.State, cfg.Audit.Mode = dir, filepath.Join(t.TempDir(), "state"), mode
+		cfg.GRPCAddr, cfg.AdminAddr, cfg.HealthAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+		var out, errOut testkit.Buffer
+		a, err := New(t.Context(), cfg, Deps{Stdout: &out, Stderr: &errOut, Embedded: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- a.Run(ctx) }()
+		testkit.Eventually(t, "a server that serves", func() bool { return a.Readiness().Ready })
+		ask := func() (dec pdp.Decision) {
+			t.Helper()
+			if err := a.decider.Authorize(t.Context(), &pdp.Request{Agent: "bot", Action: "update", Resource: "x"}, &dec); err != nil {
+				t.Fatal(err)
+			}
+			return dec
+		}
+		if dec := ask(); dec.Verdict != pdp.Allow {
+			t.Errorf("%s: %v %v, want ALLOW", mode, dec.Verdict, dec.Reason)
+		}
+		if err := a.audit.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if dec := ask(); dec.Verdict != pdp.Deny || dec.Reason != pdp.ReasonAuditUnavailable {
+			t.Errorf("%s: without an audit: %v %v, want DENY audit_unavailable", mode, dec.Verdict, dec.Reason)
+		}
+		stop()
+		if err := testkit.Receive(t, "the end of Run", ended); err != nil {
+			t.Error(err)
+		}
+		if said := out.String(); strings.Count(said, `"decision":"ALLOW"`) != 1 || !strings.Contains(said, `"reason":"audit_unavailable"`) {
+			t.Errorf("%s: the decision log says\n%s", mode, said)
+		}
+	}
+}

@@ -1,0 +1,131 @@
+package app_test
+
+import (
+	"errors"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/kelpie-authz/kelpie/audit"
+	"github.com/kelpie-authz/kelpie/audit/fileaudit"
+	adminv1 "github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1"
+	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
+	"github.com/kelpie-authz/kelpie/internal/app"
+	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/internal/testkit"
+)
+
+const auditedPolicy = `
+scopes:
+  docs: {actions: [read, update], resources: ["docs/**"]}
+  wipe: {actions: [delete], resources: ["docs/**"]}
+networks:
+  here: {cidrs: [10.0.0.0/8]}
+agents:
+  writer: {owner: o@example.com, scopes: [docs, wipe], networks: [here]}
+approvers:
+  sec: {members: [security-oncall@example.com]}
+limits:
+  tokens: {quota: 1000/month, per: [agent], count: cost}
+  calls: {rate: 1000/second, per: [agent]}
+`
+
+// Whatever was decided, and whatever changed it, is in the audit, in order, and
+// the audit is whole.
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *config.Config) { c.Policy = policyDir(t, auditedPolicy) })
+	c := r.client(t)
+	ask := func(agent, action, ip string) *authzv1.AuthorizeResponse {
+		t.Helper()
+		out, err := c.Authorize(t.Context(), &authzv1.AuthorizeRequest{
+			Agent: agent, Action: action, Resource: "docs/1", SourceIp: ip, Cost: 3, RequestId: "r-" + action, ParametersJson: []byte(`{"token":"hunter2hunter2"}`),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	ask("writer", "read", "10.1.1.1")
+	updated := ask("writer", "update", "10.1.1.1")
+	ask("writer", "update", "192.0.2.1")
+	ask("writer", "delete", "10.1.1.1")
+	ask("nobody", "read", "10.1.1.1")
+	if _, err := c.Settle(t.Context(), &authzv1.SettleRequest{DecisionId: updated.GetDecisionId(), Actual: new(7.0)}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, admin := r.admin(t)
+	if _, err := admin.ResetLimits(ctx, &adminv1.ResetLimitsRequest{Agent: "writer", As: "ann"}); err != nil {
+		t.Fatal(err)
+	}
+	testkit.WriteFile(t, filepath.Join(r.cfg.Policy, "policy.yaml"), []byte(auditedPolicy+"deny: 1\n"))
+	if err := r.Reload(t.Context()); err == nil {
+		t.Error("a broken policy was loaded")
+	}
+	testkit.WriteFile(t, filepath.Join(r.cfg.Policy, "policy.yaml"), []byte(auditedPolicy+"deny:\n  closed: {match: {resources: [x]}}\n"))
+	if err := r.Reload(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := r.end(t); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range readAudit(t, r.cfg, &audit.Query{Order: audit.OldestFirst}) {
+		got = append(got, string(l.Kind)+" "+l.Agent+" "+l.Action+" "+l.Decision+" "+l.Reason+" "+l.Actor)
+		if l.Kind == audit.KindDecision && (l.ParametersDigest == "" || l.RequestID == "" || l.PolicyVersion == "" || time.Since(l.Time) > time.Hour) {
+			t.Errorf("the record of a decision lacks something: %+v", l.Record)
+		}
+	}
+	want := []string{
+		"policy_loaded     ",
+		"decision writer read ALLOW ok ",
+		"decision writer update ALLOW ok ",
+		"decision writer update DENY ip_not_allowed ",
+		"decision writer delete REQUIRE_APPROVAL approval_required ",
+		"decision nobody read DENY agent_unknown ",
+		"settle writer    ",
+		"reset writer    ann",
+		"policy_refused     ",
+		"policy_loaded     ",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the audit has\n%q, want\n%q", got, want)
+	}
+	if found := readAudit(t, r.cfg, &audit.Query{DecisionID: updated.GetDecisionId()}); len(found) != 2 {
+		t.Errorf("%d records of one decision, want its own and its settlement", len(found))
+	}
+}
+
+// readAudit reads what an App kept, after it has seen that it is whole.
+func readAudit(t *testing.T, cfg *config.Config, q *audit.Query) []*audit.Line {
+	t.Helper()
+	dir := filepath.Join(cfg.State, "audit")
+	key, err := fileaudit.ReadPublicKey(filepath.Join(dir, "audit.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := fileaudit.Verify(t.Context(), dir, key)
+	if err != nil || !v.OK() || !v.Closed {
+		t.Fatalf("the audit is not whole: %+v, %v", v, err)
+	}
+	var lines []*audit.Line
+	for line, err := range fileaudit.NewReader(dir).Query(t.Context(), q) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// One directory has one writer: a second server would break the chain.
+func TestAuditIsOneServers(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	cfg := *r.cfg
+	deps := app.Deps{Stdout: &testkit.Buffer{}, Stderr: &testkit.Buffer{}, Embedded: true}
+	if _, err := app.New(t.Context(), &cfg, deps); !errors.Is(err, fileaudit.ErrInUse) {
+		t.Errorf("a second server on the same audit: %v, want it refused", err)
+	}
+}

@@ -1,0 +1,127 @@
+package cli_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kelpie-authz/kelpie/audit"
+	"github.com/kelpie-authz/kelpie/audit/fileaudit"
+	"github.com/kelpie-authz/kelpie/internal/cli"
+)
+
+// keptAudit is an audit of a few records.
+func keptAudit(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "audit")
+	log, err := fileaudit.Open(fileaudit.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 6, 17, 12, 0, 0, 0, time.UTC)
+	for i, r := range []audit.Record{
+		{Kind: audit.KindPolicyLoaded, PolicyVersion: "v1"},
+		{Kind: audit.KindDecision, Agent: "lead-router", Action: "read", Resource: "salesforce/leads/42", Decision: "ALLOW", Reason: "ok", DecisionID: "d1"},
+		{Kind: audit.KindDecision, Agent: "lead-router", Action: "update", Resource: "salesforce/leads/42\x1b[2J\u202e", Decision: "DENY", Reason: "rate_limited", DecisionID: "d2"},
+		{Kind: audit.KindDecision, Agent: "data-cleaner", Subject: "ann@example.com", Action: "delete", Resource: "salesforce/leads/42", Decision: "REQUIRE_APPROVAL", Reason: "approval_required", DecisionID: "d3", ApprovalID: "apr_1"},
+		{Kind: audit.KindApprovalDenied, Agent: "data-cleaner", Actor: "bob@example.com", ApprovalID: "apr_1", Why: "not this one"},
+		{Kind: audit.KindReset, Agent: "lead-router", Actor: "ann", ActorAuth: "local-admin"},
+	} {
+		r.Time = at.Add(time.Duration(i) * time.Minute)
+		if err := log.Append(t.Context(), &r, audit.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestAuditIsSearched(t *testing.T) {
+	t.Parallel()
+	dir := keptAudit(t)
+	for words, want := range map[string]string{
+		"": "2026-06-17T12:05:00.000Z  reset  lead-router  by ann\n" +
+			"2026-06-17T12:04:00.000Z  approval denied  data-cleaner  by bob@example.com  approval apr_1  why not this one\n" +
+			"2026-06-17T12:03:00.000Z  REQUIRE_APPROVAL approval_required  data-cleaner  for ann@example.com  delete  salesforce/leads/42  approval apr_1  decision d3\n" +
+			"2026-06-17T12:02:00.000Z  DENY rate_limited  lead-router  update  salesforce/leads/42\uFFFD[2J\uFFFD  decision d2\n" +
+			"2026-06-17T12:01:00.000Z  ALLOW ok  lead-router  read  salesforce/leads/42  decision d1\n" +
+			"2026-06-17T12:00:00.000Z  policy loaded\n",
+		"--oldest-first --limit 1":                        "2026-06-17T12:00:00.000Z  policy loaded\n",
+		"--decision allow":                                "2026-06-17T12:01:00.000Z  ALLOW ok  lead-router  read  salesforce/leads/42  decision d1\n",
+		"--kind approval":                                 "2026-06-17T12:04:00.000Z  approval denied  data-cleaner  by bob@example.com  approval apr_1  why not this one\n",
+		"--since 2026-06-17T12:04:30Z":                    "2026-06-17T12:05:00.000Z  reset  lead-router  by ann\n",
+		"--until 2026-06-17T12:00:30Z":                    "2026-06-17T12:00:00.000Z  policy loaded\n",
+		"--agent nobody":                                  "",
+		"--since 1h":                                      "",
+		"--resource salesforce/** --action read --json":   `{"time":"2026-06-17T12:01:00Z","kind":"decision","decision_id":"d1","agent":"lead-router","action":"read","resource":"salesforce/leads/42","decision":"ALLOW","reason":"ok"}` + "\n",
+		"--subject ann@example.com --approval-id apr_1":   "2026-06-17T12:03:00.000Z  REQUIRE_APPROVAL approval_required  data-cleaner  for ann@example.com  delete  salesforce/leads/42  approval apr_1  decision d3\n",
+		"--actor bob@example.com --reason= --decision-id": "!",
+	} {
+		o := run(t, append(args("audit query --dir "+dir), strings.Fields(words)...)...)
+		if want == "!" {
+			if o.code != cli.ExitError {
+				t.Errorf("%s: exit code %d", words, o.code)
+			}
+			continue
+		}
+		if o.code != cli.ExitOK || o.stdout != want {
+			t.Errorf("%s: exit code %d\n%s%s, want\n%s", words, o.code, o.stdout, o.stderr, want)
+		}
+	}
+	for words, want := range map[string]string{
+		"query --since tomorrow":     `--since: "tomorrow" is no time; write how long ago it was, such as 90m, or 2026-06-17T12:00:00Z`,
+		"query --kind nonsense":      "nonsense",
+		"query --decision maybe":     "maybe",
+		"query --resource a/**b":     "--resource",
+		"query --dir /nonexistent/a": "/nonexistent/a",
+		"query word":                 "word",
+	} {
+		o := run(t, append(args("audit "+words), "--dir", dir)...)
+		if strings.Contains(words, "--dir") {
+			o = run(t, args("audit "+words)...)
+		}
+		if o.code != cli.ExitError || !strings.Contains(o.stderr, strings.TrimPrefix(want, "--resource")) {
+			t.Errorf("%s: exit code %d\n%s, want it to say %q", words, o.code, o.stderr, want)
+		}
+	}
+}
+
+func TestAuditIsVerified(t *testing.T) {
+	t.Parallel()
+	dir := keptAudit(t)
+	o := run(t, args("audit verify --dir "+dir)...)
+	if o.code != cli.ExitOK || !strings.HasPrefix(o.stdout, "The audit is whole: 6 records in 1 segment, ") {
+		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
+	if o := run(t, args("audit verify --json --dir "+dir)...); o.code != cli.ExitOK || !strings.Contains(o.stdout, `"Records": 6`) {
+		t.Errorf("as JSON: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("segments %v, %v", files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(files[0], bytes.Replace(text, []byte(`"DENY"`), []byte(`"ALLO"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o = run(t, args("audit verify --dir "+dir)...)
+	if o.code != cli.ExitDeny || !strings.HasPrefix(o.stdout, "The audit is not what was written: ") {
+		t.Errorf("of a changed record: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
+	for words, want := range map[string]string{
+		"verify --dir /nonexistent/audit":         "audit.pub",
+		"verify --key /etc/hostname --dir " + dir: "--key",
+	} {
+		if o := run(t, args("audit "+words)...); o.code != cli.ExitError || !strings.Contains(o.stderr, want) {
+			t.Errorf("%s: exit code %d\n%s", words, o.code, o.stderr)
+		}
+	}
+}
