@@ -27,6 +27,8 @@ const (
 	KindApprovalCancelled  Kind = "approval_cancelled"
 	KindApprovalSuperseded Kind = "approval_superseded"
 	KindApprovalRevoked    Kind = "approval_revoked"
+	// KindApprovalReopened: a yes counts no more, and humans are asked again.
+	KindApprovalReopened Kind = "approval_reopened"
 
 	// KindRevocation takes a credential, an agent, ... out of use, or back.
 	KindRevocation Kind = "revocation"
@@ -48,7 +50,7 @@ func Kinds() []Kind {
 	return []Kind{
 		KindDecision, KindSettle, KindRelease, KindReset,
 		KindApprovalOpened, KindApprovalVote, KindApprovalApproved, KindApprovalConsumed, KindApprovalDenied,
-		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked,
+		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened,
 		KindRevocation, KindPolicyLoaded, KindPolicyRefused, KindAdmin,
 	}
 }
@@ -63,7 +65,7 @@ func (k Kind) Valid() bool {
 	switch k {
 	case KindDecision, KindSettle, KindRelease, KindReset,
 		KindApprovalOpened, KindApprovalVote, KindApprovalApproved, KindApprovalConsumed, KindApprovalDenied,
-		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked,
+		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened,
 		KindRevocation, KindPolicyLoaded, KindPolicyRefused, KindAdmin:
 		return true
 	case KindSegment, KindCheckpoint, KindRetention:

@@ -2,6 +2,7 @@ package pdp
 
 import (
 	"context"
+	"errors"
 
 	"github.com/kelpie-authz/kelpie/policy"
 )
@@ -22,7 +23,7 @@ func (s *Service) checkApproval(ctx context.Context, j *judgment) error {
 	}
 	found, err := s.findApproval(ctx, j)
 	if err != nil {
-		return s.approvalsDown(ctx, j)
+		return s.approvalsDown(ctx, j, err)
 	}
 	j.found = found
 	s.meetApproval(j)
@@ -35,14 +36,15 @@ func needsApproval(j *judgment) bool { return j.verdict.Outcome == policy.Outcom
 // needs an approval pays for it.
 func (j *judgment) fillAsk() error {
 	v := &j.verdict
-	digest, err := j.binding().Digest()
+	binding := j.binding()
+	digest, err := binding.Digest()
 	if err != nil {
 		return err
 	}
 	j.ask = ApprovalAsk{
 		ID: j.req.ApprovalID, Digest: digest, Requirements: v.Requirements,
-		Now: j.now, DecisionID: j.dec.ID, Risk: v.Risk.String(),
-		Agent: j.call.Agent, Subject: j.call.Subject, Request: j.req,
+		Now: j.now, DecisionID: j.dec.ID, Risk: v.Risk.String(), PolicyVersion: j.dec.PolicyVersion,
+		Agent: j.call.Agent, Subject: j.call.Subject, Request: j.req, Binding: binding,
 	}
 	for i := range v.Requirements {
 		r := &v.Requirements[i]
@@ -96,11 +98,17 @@ func (s *Service) findApproval(ctx context.Context, j *judgment) (ApprovalStatus
 	return s.cfg.Approvals.Open(ctx, &j.ask)
 }
 
-func (s *Service) approvalsDown(ctx context.Context, j *judgment) error {
+// approvalsDown settles a call whose approval could not be asked about, or about
+// which something could not be recorded.
+func (s *Service) approvalsDown(ctx context.Context, j *judgment, failed error) error {
 	if ended := ctx.Err(); ended != nil {
 		return ended
 	}
-	s.deny(j, ReasonDependencyUnavailable, j.verdict.Matched)
+	reason := ReasonDependencyUnavailable
+	if errors.Is(failed, ErrUnrecorded) {
+		reason = ReasonAuditUnavailable
+	}
+	s.deny(j, reason, j.verdict.Matched)
 	return nil
 }
 
@@ -169,7 +177,7 @@ func (s *Service) consumeApproval(ctx context.Context, j *judgment) error {
 	switch {
 	case err != nil:
 		s.refund(ctx, j)
-		return s.approvalsDown(ctx, j)
+		return s.approvalsDown(ctx, j, err)
 	case used.Found == FoundApproved || used.Found == FoundGranted:
 		return nil
 	case used.Found == FoundPending:

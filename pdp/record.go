@@ -24,8 +24,8 @@ type RecorderFunc func(ctx context.Context, r *Record) error
 // Record implements [Recorder].
 func (f RecorderFunc) Record(ctx context.Context, r *Record) error { return f(ctx, r) }
 
-// Record is what is kept of one decision, or of a [Change] of what one was
-// charged. It never holds a parameter, a context member or a credential.
+// Record is what is kept of one decision, of a [Change] of what one was
+// charged, or of an [ApprovalEvent]. It never holds a parameter, a context member or a credential.
 //
 // Of a malformed request the fields that did not pass are cut to a bounded
 // length; they may hold any bytes.
@@ -83,6 +83,10 @@ type Record struct {
 	// Change is nil for a decision. Where it is not, this is no decision: Time,
 	// DecisionID (none for a reset), Gateway, Agent and Latency are set besides.
 	Change *Change
+	// Event is nil but for what happened to an approval. Where it is not, this is
+	// no decision: Time and what is known of the call that was asked about are set
+	// besides, DecisionID being of the decision that asked or used it.
+	Event *ApprovalEvent
 }
 
 // maxMalformedBytes bounds what a record keeps of each field of a malformed

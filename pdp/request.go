@@ -155,7 +155,8 @@ type Approval struct {
 	Rules     []ApprovalRequirement
 }
 
-// ApprovalState is where an approval stands, in the order of the wire's enum.
+// ApprovalState is where an approval stands, in the order of the wire's enum of
+// calls; those behind ApprovalConsumed are shown to approvers alone.
 type ApprovalState uint8
 
 // The states.
@@ -166,6 +167,9 @@ const (
 	ApprovalDenied
 	ApprovalExpired
 	ApprovalConsumed
+	ApprovalCancelled
+	ApprovalSuperseded
+	ApprovalRevoked
 )
 
 // String returns the state as the HTTP doors write it, "" for one that is not kept.
@@ -181,6 +185,12 @@ func (s ApprovalState) String() string {
 		return "expired"
 	case ApprovalConsumed:
 		return "consumed"
+	case ApprovalCancelled:
+		return "cancelled"
+	case ApprovalSuperseded:
+		return "superseded"
+	case ApprovalRevoked:
+		return "revoked"
 	default:
 		return ""
 	}

@@ -92,11 +92,15 @@ type ApprovalAsk struct {
 	Now        time.Time
 	DecisionID string
 	Risk       string
+	// PolicyVersion is of the snapshot that decides.
+	PolicyVersion string
 	// Agent and Subject are the established ones.
 	Agent   string
 	Subject string
 	// Request is the call as it came.
 	Request *Request
+	// Binding is what Digest is made of.
+	Binding *Binding
 }
 
 // Approvals keeps approvals. Its methods are called by many goroutines at
@@ -104,7 +108,9 @@ type ApprovalAsk struct {
 // dependency_unavailable.
 type Approvals interface {
 	// Find returns where the approval stands: the one that ask.ID names, else
-	// the one for ask.Digest. It changes nothing and never answers FoundOpened.
+	// the one for ask.Digest. It uses nothing and never answers FoundOpened. For
+	// a dry run it changes nothing; else it may write down what time or the policy
+	// has done to the approval already.
 	Find(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, error)
 	// Open asks the humans: FoundOpened, or FoundPending if an identical one
 	// was pending, or FoundQuota. It is called after Find said FoundNone.

@@ -178,6 +178,7 @@ type patterns struct{ agents, actions, resources []string }
 // shared keeps one of each of what many rules and agents have alike.
 type shared struct {
 	sets     map[string]*patternSet
+	owners   map[string]string
 	networks map[string]*networkSet
 	roles    map[string][]*role
 	plain    map[string][]uint32

@@ -123,6 +123,19 @@ func (s *shared) ids(ids []uint32) []uint32 {
 	return ids
 }
 
+// owner keeps one copy of a name that many agents have.
+func (s *shared) owner(name string) string {
+	if known, ok := s.owners[name]; ok {
+		return known
+	}
+	if s.owners == nil {
+		s.owners = map[string]string{}
+	}
+	name = strings.Clone(name)
+	s.owners[name] = name
+	return name
+}
+
 func (c *compiler) compileAgents() {
 	keys := sortedKeys(c.doc.GetAgents())
 	c.s.exact = make(map[string]*agent, len(keys))
@@ -139,7 +152,7 @@ func (c *compiler) compileAgents() {
 		}
 		c.canon.text(key)
 		c.canon.flag(doc.GetSuspended())
-		a := &agent{key: strings.Clone(key), suspended: doc.GetSuspended()}
+		a := &agent{key: strings.Clone(key), owner: c.shared.owner(doc.GetOwner()), suspended: doc.GetSuspended()}
 		a.grants = c.grants(label, path, doc.GetScopes(), doc.GetGrants())
 		a.roles = c.agentRoles(label, path, doc.GetRoles())
 		a.networks = c.agentNetworks(label, path, doc.GetNetworks())

@@ -45,6 +45,7 @@ type Snapshot struct {
 // agent is what one key of agents holds.
 type agent struct {
 	key       string
+	owner     string
 	networks  *networkSet
 	grants    grants
 	roles     []*role

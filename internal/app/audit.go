@@ -109,7 +109,7 @@ func (r *auditing) durability(rec *pdp.Record) audit.Durability {
 		return audit.Sync
 	case r.mode == config.AuditAsync:
 		return audit.Async
-	case rec.Change != nil:
+	case rec.Change != nil || rec.Event != nil:
 		return audit.Sync
 	case rec.Verdict == pdp.Allow && !rec.DryRun && (rec.Risk != "read" || rec.ApprovalID != ""):
 		return audit.Sync

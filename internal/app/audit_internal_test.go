@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kelpie-authz/kelpie/audit"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/testkit"
 	"github.com/kelpie-authz/kelpie/pdp"
@@ -55,6 +56,24 @@ limits: {calls: {rate: 1000/second, per: [agent]}}
 		}
 		if said := out.String(); strings.Count(said, `"decision":"ALLOW"`) != 1 || !strings.Contains(said, `"reason":"audit_unavailable"`) {
 			t.Errorf("%s: the decision log says\n%s", mode, said)
+		}
+	}
+}
+
+// Everything that can happen to an approval has a kind in the audit.
+func TestApprovalEventsAreAudited(t *testing.T) {
+	t.Parallel()
+	for _, kind := range pdp.ApprovalEventKinds() {
+		var out audit.Record
+		fillAudit(&out, &pdp.Record{
+			Agent: "bot", ApprovalID: "apr_1", DecisionID: "d1",
+			Event: &pdp.ApprovalEvent{Kind: kind, Actor: "ann", How: pdp.KnownByOIDC, Yes: true, VoteID: "v", Why: "because"},
+		})
+		if !out.Kind.Valid() || out.Decision != "" || out.Actor != "ann" || out.ActorAuth != pdp.KnownByOIDC || out.Why != "because" || out.ApprovalID != "apr_1" {
+			t.Errorf("%s: %+v", kind, out)
+		}
+		if (len(out.Details) == 2) != (kind == pdp.ApprovalVoted) {
+			t.Errorf("%s: details %v", kind, out.Details)
 		}
 	}
 }

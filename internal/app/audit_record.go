@@ -25,9 +25,12 @@ func fillAudit(out *audit.Record, rec *pdp.Record) {
 		l := &rec.Limits[i]
 		limits = append(limits, audit.Limit{Name: l.Name, Limit: l.Limit, Remaining: l.Remaining, Reset: l.Reset})
 	}
-	if rec.Change != nil {
+	switch {
+	case rec.Change != nil:
 		fillChange(out, rec.Change, &limits)
-	} else {
+	case rec.Event != nil:
+		fillEvent(out, rec.Event)
+	default:
 		out.Decision, out.Reason = rec.Verdict.String(), string(rec.Reason)
 		out.ParametersState = parametersState(rec.ParametersState)
 		for _, s := range rec.Shadow {
@@ -51,8 +54,20 @@ func parametersState(s pdp.ParametersState) string {
 	}
 }
 
-// localAdmin is how whoever has the admin token is known.
-const localAdmin = "local-admin"
+// fillEvent writes what happened to an approval.
+func fillEvent(out *audit.Record, e *pdp.ApprovalEvent) {
+	out.Kind = audit.Kind("approval_" + e.Kind.String())
+	out.Actor, out.ActorAuth, out.Why = e.Actor, e.How, e.Why
+	out.Failed, out.Cause = e.Failed, e.Cause
+	if e.Kind != pdp.ApprovalVoted {
+		return
+	}
+	vote := "no"
+	if e.Yes {
+		vote = "yes"
+	}
+	out.Details = append(out.Details, audit.Member{Name: "vote", Value: vote}, audit.Member{Name: "vote_id", Value: e.VoteID})
+}
 
 // fillChange writes what was done to charges after their decision.
 func fillChange(out *audit.Record, c *pdp.Change, limits *[]audit.Limit) {
@@ -62,7 +77,7 @@ func fillChange(out *audit.Record, c *pdp.Change, limits *[]audit.Limit) {
 	case pdp.ChangeReleased:
 		out.Kind = audit.KindRelease
 	case pdp.ChangeReset:
-		out.Kind, out.Actor, out.ActorAuth = audit.KindReset, c.As, localAdmin
+		out.Kind, out.Actor, out.ActorAuth = audit.KindReset, c.As, pdp.LocalAdmin
 	case pdp.ChangeNone:
 		out.Kind = audit.KindAdmin // it says nothing, and stays visible
 	}

@@ -48,7 +48,7 @@ func redisMutants() []mutant {
 		in("leases.go", "a quota's units end with it", "life := min(g.ends, ", "life := min(limiter.MaxLease, "),
 		in("leased.go", "units of one lease are not given back", "taken.Mark = stays", "_ = stays"),
 		lease("script/long.lua", "a lease is no older charge's to give back", "own.since, own.back, own.at = max(at, own.since + 1), 0, at + lead", "own.at = at + lead"),
-		lease("script/state.lua", "a lead is time under another rate too", "    return max(old, new)\n", "    return max(0, min(old, new))\n"),
+		lease("script/long.lua", "a lead is time under another rate too", "own.since, own.back, own.at = max(at, own.since + 1), 0, at + lead", "own.since, own.back = max(at, own.since + 1), 0"),
 		in("leased.go", "what was paid for a denied call comes back", "	if !res.Admitted {\n		s.leases.giveBack(call, &k.by, paid)\n", "	if !res.Admitted {\n"),
 	}
 }

@@ -32,6 +32,7 @@ type Recorder struct {
 	lost    prometheus.Counter
 	outages map[pdp.Outage]prometheus.Counter
 	changes changeCounters
+	events  eventCounters
 }
 
 const verdicts = int(pdp.RequireApproval) + 1
@@ -75,7 +76,9 @@ func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, er
 	}
 	changes, counters := newChangeCounters()
 	r.changes = counters
-	for _, c := range []prometheus.Collector{total, outages, changes, r.seconds, r.dryRuns, r.lost} {
+	events, eventCounters := newEventCounters()
+	r.events = eventCounters
+	for _, c := range []prometheus.Collector{total, outages, changes, events, r.seconds, r.dryRuns, r.lost} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register decision metrics: %w", err)
 		}
@@ -87,6 +90,9 @@ func NewRecorder(handler slog.Handler, reg prometheus.Registerer) (*Recorder, er
 func (r *Recorder) Record(ctx context.Context, rec *pdp.Record) error {
 	if rec.Change != nil {
 		return r.recordChange(ctx, rec)
+	}
+	if rec.Event != nil {
+		return r.recordEvent(ctx, rec)
 	}
 	line := slog.NewRecord(rec.Time, slog.LevelInfo, "decision", 0)
 	line.AddAttrs(slog.Attr{Value: slog.AnyValue((*decision)(rec))})
@@ -102,7 +108,7 @@ func (r *Recorder) Record(ctx context.Context, rec *pdp.Record) error {
 // Unaudited is Record for a decision that the audit did not take, for cause: an
 // ALLOW leaves as DENY audit_unavailable, and is logged as that. It returns cause.
 func (r *Recorder) Unaudited(ctx context.Context, rec *pdp.Record, cause error) error {
-	if rec.Change == nil && rec.Verdict == pdp.Allow && !rec.DryRun {
+	if rec.Change == nil && rec.Event == nil && rec.Verdict == pdp.Allow && !rec.DryRun {
 		left := *rec
 		left.Verdict, left.Reason, left.Message = pdp.Deny, pdp.ReasonAuditUnavailable, ""
 		rec = &left

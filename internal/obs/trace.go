@@ -100,7 +100,12 @@ type seen struct {
 type seenKey struct{}
 
 // add takes what the caller is answered, as Recorder.count does.
+// Of an approval it takes nothing: the decision that asks for it or uses it says
+// all that a span needs.
 func (s *seen) add(rec *pdp.Record, failed error) {
+	if rec.Event != nil {
+		return
+	}
 	verdict, reason := rec.Verdict, rec.Reason
 	if failed != nil && verdict == pdp.Allow {
 		verdict, reason = pdp.Deny, pdp.ReasonAuditUnavailable
