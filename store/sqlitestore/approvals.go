@@ -185,13 +185,15 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 
 // Swap implements [store.Approvals].
 func (s *Store) Swap(ctx context.Context, a *store.Approval) error {
-	raw, err := encode(a)
+	next := a.Clone()
+	next.Version++
+	raw, err := encode(next)
 	if err != nil {
 		return unavailable(ctx, err)
 	}
 	err = s.change(ctx, func(tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, "UPDATE approvals SET state = ?, version = ?, ended = ?, touched = "+nextTouch+", record = ? WHERE id = ? AND version = ?",
-			a.State, a.Version, nanos(a.EndedAt), raw, a.ID, a.Version-1)
+			next.State, next.Version, nanos(next.EndedAt), raw, a.ID, a.Version)
 		if err != nil {
 			return err
 		}
@@ -208,6 +210,7 @@ func (s *Store) Swap(ctx context.Context, a *store.Approval) error {
 		return store.ErrChanged
 	})
 	if err == nil {
+		a.Version = next.Version
 		s.tell(a.ID)
 	}
 	return err

@@ -83,11 +83,10 @@ func mustOpen(t *testing.T, s store.Approvals, a *store.Approval, limits store.O
 	return got
 }
 
-// to makes the next version of an approval.
+// to is what an approval is to become.
 func to(a *store.Approval, state store.State, f func(*store.Approval)) *store.Approval {
 	next := a.Clone()
 	next.State = state
-	next.Version++
 	if state.Final() {
 		next.EndedAt = start.Add(time.Minute)
 	}
@@ -99,8 +98,12 @@ func to(a *store.Approval, state store.State, f func(*store.Approval)) *store.Ap
 
 func mustSwap(t *testing.T, s store.Approvals, a *store.Approval) {
 	t.Helper()
+	before := a.Version
 	if err := s.Swap(t.Context(), a); err != nil {
 		t.Fatal(err)
+	}
+	if a.Version != before+1 {
+		t.Fatalf("after a swap the version is %d, want one more than %d", a.Version, before)
 	}
 }
 
@@ -126,7 +129,7 @@ func everyField(t *testing.T, open Opener) {
 	s := open(t)
 	for _, a := range []*store.Approval{full(t), {ID: "empty", Digest: "other", State: store.Pending, Version: 1, OpenedAt: start}} {
 		opened := mustOpen(t, s, a, plenty)
-		opened.Version, opened.State, opened.Votes, opened.Used, opened.UseBy, opened.EndedAt = 2, store.Consumed, a.Votes, a.Used, a.UseBy, a.EndedAt
+		opened.State, opened.Votes, opened.Used, opened.UseBy, opened.EndedAt = store.Consumed, a.Votes, a.Used, a.UseBy, a.EndedAt
 		mustSwap(t, s, opened)
 		got, err := open(t).Get(t.Context(), a.ID)
 		if err != nil {
@@ -293,8 +296,10 @@ func swap(t *testing.T, open Opener) {
 	if err := s.Swap(t.Context(), to(a, store.Denied, nil)); !errors.Is(err, store.ErrChanged) {
 		t.Errorf("of an old version: %v", err)
 	}
-	if err := s.Swap(t.Context(), a); !errors.Is(err, store.ErrChanged) {
-		t.Errorf("of the version before: %v", err)
+	ahead := to(next, store.Denied, nil)
+	ahead.Version++
+	if err := s.Swap(t.Context(), ahead); !errors.Is(err, store.ErrChanged) || ahead.Version != 3 {
+		t.Errorf("of a version that is not there: %v, and the version is %d", err, ahead.Version)
 	}
 	if err := s.Swap(t.Context(), to(approval("b", "two"), store.Denied, nil)); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("of one that is not there: %v", err)
