@@ -13,6 +13,9 @@ func (s *Service) checkApproval(ctx context.Context, j *judgment) error {
 	if !needsApproval(j) {
 		return nil
 	}
+	if j.together && s.cfg.Approvals != nil {
+		return errInTurn
+	}
 	if err := j.fillAsk(); err != nil {
 		s.deny(j, ReasonInternalError, j.verdict.Matched)
 		return nil //nolint:nilerr // The fault is answered: doubt is a DENY.

@@ -52,8 +52,8 @@ func (s *Service) Batch(ctx context.Context, reqs []Request, sem Semantic, decs 
 	var err error
 	if s.oneByOne(reqs) {
 		n, err = s.runInTurn(ctx, b, reqs, sem, decs)
-	} else {
-		n, err = s.runTogether(ctx, b, reqs, sem, decs)
+	} else if n, err = s.runTogether(ctx, b, reqs, sem, decs); errors.Is(err, errInTurn) {
+		n, err = s.runInTurn(ctx, b, reqs, sem, decs)
 	}
 	s.putBatch(b)
 	if err != nil {
@@ -96,12 +96,12 @@ func (s *Service) putBatch(b *batchCall) {
 	s.batch.Put(b)
 }
 
-// oneByOne reports whether an item's answer can depend on what an earlier one
-// did besides charging limits, or looks at limits without charging them.
+// errInTurn says that an item needs an approval, of which the answer can depend on
+// what an earlier item did. Nothing was done yet.
+var errInTurn = errors.New("an item of the batch needs an approval")
+
+// oneByOne reports whether an item looks at limits without charging them.
 func (s *Service) oneByOne(reqs []Request) bool {
-	if s.cfg.Approvals != nil {
-		return true
-	}
 	for i := range reqs {
 		if reqs[i].DryRun {
 			return true
@@ -211,6 +211,7 @@ func (s *Service) checkOne(ctx context.Context, b *batchCall, i int) error {
 	}
 	m := len(b.calls)
 	b.calls = sized(b.calls, m+1)
+	j.together = true
 	if err := s.checks(ctx, j, &b.calls[m]); err != nil {
 		return err
 	}

@@ -50,6 +50,9 @@ type judgment struct {
 	malformed bool
 	// unmapped says that nothing tells what the call is: only agent and address are judged.
 	unmapped bool
+	// together says that it is judged with others of a batch, before any of them
+	// is charged.
+	together bool
 	// spoiled means that a panic left the buffers in an unknown state.
 	spoiled bool
 	rec     Record
@@ -87,7 +90,7 @@ func (s *Service) assign(j *judgment, req *Request, dec *Decision) {
 	j.id, j.found, j.charged = Identity{}, ApprovalStatus{}, nil
 	j.alone, j.outage, j.settles, j.ledgerDown = nil, OutageNone, false, false
 	j.verdict.Risk = policy.RiskNone
-	j.reached, j.granted, j.malformed, j.unmapped = VerdictNone, ReasonOK, false, false
+	j.reached, j.granted, j.malformed, j.unmapped, j.together = VerdictNone, ReasonOK, false, false, false
 	dec.reset()
 	dec.ID = s.newID(j.now)
 	dec.PolicyVersion = j.snap.Version()

@@ -21,6 +21,7 @@ func run() int {
 	defer stop()
 	return cli.Run(ctx, &cli.Env{
 		Args:   os.Args[1:],
+		Stdin:  os.Stdin,
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
 		Lookup: os.LookupEnv,

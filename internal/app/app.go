@@ -64,15 +64,16 @@ type App struct {
 	log  *slog.Logger
 	reg  *prometheus.Registry
 
-	policy   *policyStore
-	limits   limits
-	traces   *traces        // nil: none
-	audit    *fileaudit.Log // nil: none
-	decision *obs.Writer
-	decider  *pdp.Service
-	token    *server.AdminToken
-	tls      *server.TLSKeeper
-	tlsFault atomic.Pointer[string]
+	policy    *policyStore
+	limits    limits
+	approvals approvals
+	traces    *traces        // nil: none
+	audit     *fileaudit.Log // nil: none
+	decision  *obs.Writer
+	decider   *pdp.Service
+	token     *server.AdminToken
+	tls       *server.TLSKeeper
+	tlsFault  atomic.Pointer[string]
 	// tlsFailures counts bad TLS files, each once.
 	tlsFailures prometheus.Counter
 

@@ -82,6 +82,7 @@ func TestAudit(t *testing.T) {
 		"decision writer read ALLOW ok ",
 		"decision writer update ALLOW ok ",
 		"decision writer update DENY ip_not_allowed ",
+		"approval_opened writer delete   ",
 		"decision writer delete REQUIRE_APPROVAL approval_required ",
 		"decision nobody read DENY agent_unknown ",
 		"settle writer    ",

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1"
+	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/obs"
@@ -58,7 +59,7 @@ func (a *App) buildPolicy(ctx context.Context) error {
 	return err
 }
 
-func (a *App) buildDecider(context.Context) error {
+func (a *App) buildDecider(ctx context.Context) error {
 	logFailures := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "kelpie_decision_log_write_failures_total", Help: "Failed attempts to write the decision log.",
 	})
@@ -79,19 +80,24 @@ func (a *App) buildDecider(context.Context) error {
 		// It is tried twenty times a second; one line a minute is enough.
 		if now := a.deps.Now(); told.IsZero() || now.Sub(told) >= time.Minute {
 			told = now
-			a.log.Error("the decision log cannot be written; no call is allowed until it can", slog.Any("error", err))
+			a.log.ErrorContext(ctx, "the decision log cannot be written; no call is allowed until it can", slog.Any("error", err))
 		}
 	})
 	recorder, err := obs.NewRecorder(obs.NewLineHandler(a.decision), a.reg)
 	if err != nil {
 		return fmt.Errorf("make the decision log: %w", err)
 	}
+	activity := pdp.NewActivity(a.deps.Now)
+	kept := activity.Recorder(a.traces.recorder(a.audited(recorder)))
+	if err := a.buildApprovals(ctx, kept, activity.Recent); err != nil {
+		return err
+	}
 	a.decider, err = pdp.New(pdp.Config{
 		Policy: a.policy, Limiter: a.limits.limiter, Fallback: a.limits.fallback, Replicas: a.limits.replicas, Ledger: a.limits.ledger,
-		Recorder: a.traces.recorder(a.audited(recorder)), Now: a.deps.Now, Local: localAddress,
+		Recorder: kept, Approvals: a.approvals.desk, Now: a.deps.Now, Local: localAddress,
 		Panicked: func(id string, _ any, stack []byte) {
 			panics.Inc()
-			a.log.Error("panic in a decision", slog.String("decision_id", id), slog.String("stack", string(stack)))
+			a.log.ErrorContext(ctx, "panic in a decision", slog.String("decision_id", id), slog.String("stack", string(stack)))
 		},
 	})
 	if err != nil {
@@ -207,6 +213,9 @@ func (a *App) buildServers(context.Context) error {
 	authzv1.RegisterAuthorizationServiceServer(data, api)
 	authv3.RegisterAuthorizationServer(data, door)
 	adminv1.RegisterAdminServiceServer(admin, adminapi.New(a.policy.Status, a.decider))
+	approvals := adminapi.NewApprovals(a.approvals.desk, adminapi.LocalAdmin)
+	approvals.Draining = a.admin.Draining()
+	approvalv1.RegisterApprovalServiceServer(admin, approvals)
 	a.health = server.NewHTTP(server.HealthHandler(a.reg, a.Readiness))
 	a.health.ErrorLog = slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)
 	return nil
@@ -236,7 +245,7 @@ func (a *App) close(ctx context.Context) error {
 	if a.decision != nil {
 		errs = append(errs, a.decision.Close(ctx))
 	}
-	errs = append(errs, a.limits.close(), a.closeAudit())
+	errs = append(errs, a.limits.close(), a.approvals.close(), a.closeAudit())
 	a.traces.close(ctx, a.abort)
 	return errors.Join(errs...)
 }

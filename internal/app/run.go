@@ -38,6 +38,7 @@ func (a *App) Run(ctx context.Context) error {
 	group.Go(func() error { return a.serveHTTP(a.listeners.health) })
 	group.Go(func() error { a.watch(watchCtx); return nil })
 	group.Go(func() error { a.tellHealth(watchCtx); return nil })
+	group.Go(func() error { a.sweep(watchCtx); return nil })
 	group.Go(func() error {
 		<-groupCtx.Done()
 		stopWatching()
@@ -51,7 +52,7 @@ func (a *App) Run(ctx context.Context) error {
 	stopWatching()
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close(), a.closeAudit())
+	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close(), a.approvals.close(), a.closeAudit())
 	a.traces.close(ctx, a.abort)
 	return err
 }

@@ -43,8 +43,8 @@ func TestStreamAnswersEachMessage(t *testing.T) {
 	bad.Action = ""
 	send("malformed", "3 action is malformed", bad)
 	wait := request()
-	wait.ApprovalId = "x"
-	send("unenforced", "12 approval_id is not enforced", wait)
+	wait.ActorChain = []string{"x"}
+	send("unenforced", "12 actor_chain is not enforced", wait)
 	send("", "3 request", nil)
 	send("after", "ALLOW", request())
 	if err := stream.CloseSend(); err != nil {

@@ -117,6 +117,9 @@ func TestSourcesAreCaught(t *testing.T) {
 		{"approvals made up by a server", "internal/app", "a.go", core + "var c = pdp.Config{Policy: p, Approvals: yes}\n", "only internal/policytest may"},
 		{"approvals without a name", "internal/app", "a.go", core + "var c = pdp.Config{p, l, r, yes}\n", "only internal/policytest may"},
 		{"approvals set later", "internal/app", "a.go", core + "func f(c *pdp.Config) { c.Approvals = yes }\n", "only internal/policytest may"},
+		{"the desk's approvals", "internal/app", "a.go", core + "var c = pdp.Config{Policy: p, Approvals: a.approvals.desk}\n", ""},
+		{"the desk's approvals elsewhere", "internal/cli", "a.go", core + "var c = pdp.Config{Policy: p, Approvals: a.approvals.desk}\n", "only internal/policytest may"},
+		{"the desk's approvals set later", "internal/app", "a.go", core + "func f(c *pdp.Config) { c.Approvals = a.approvals.desk }\n", "only internal/policytest may"},
 		{"approvals of policy tests", "internal/policytest", "a.go", core + "var c = pdp.Config{Approvals: yes}\n", ""},
 		{"a server without approvals", "internal/app", "a.go", core + "var c = pdp.Config{Policy: p}\n", ""},
 	}

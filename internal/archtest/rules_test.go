@@ -175,13 +175,18 @@ var onlyFrom = []struct {
 	{"internal/cli", "internal/policytest", "test", "approvals are injected by `kelpie test` and by no other command"},
 }
 
-// seams are fields of pdp.Config that only one package may fill in, tests aside.
-// Nothing keeps approvals yet, so whoever else filled this in would make them up;
-// when a store does, internal/app joins with the reason.
+// seams are fields of pdp.Config that only some packages may fill in, tests aside,
+// and there by an expression of their own where one is named: the server's approvals
+// are the desk's, where humans decide.
 var seams = []struct {
 	field, filledBy, why string
+	// with is the expression, by package; "": any.
+	with map[string]string
 }{
-	{"Approvals", "internal/policytest", "what answers approvals without a human belongs to `kelpie test` alone"},
+	{
+		"Approvals", "internal/policytest", "what answers approvals without a human belongs to `kelpie test` alone",
+		map[string]string{"internal/app": "a.approvals.desk"},
+	},
 }
 
 // Limits of size: what can be read in one sitting.

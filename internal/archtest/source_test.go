@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"os"
 	"path/filepath"
 	"slices"
@@ -149,7 +150,7 @@ func judgeSeams(s source, module string) []string {
 			continue
 		}
 		ast.Inspect(s.syntax, func(n ast.Node) bool {
-			if fills(n, name, seam.field) {
+			if fills(n, name, seam.field, seam.with[s.pkg]) {
 				found = append(found, fmt.Sprintf("%s fills in %s.Config.%s, which only %s may: %s", s.where(), name, seam.field, seam.filledBy, seam.why))
 			}
 			return true
@@ -159,8 +160,9 @@ func judgeSeams(s source, module string) []string {
 }
 
 // fills reports whether a node sets the field of a Config: in a literal, by a
-// literal without names, or by an assignment to anything's field of that name.
-func fills(n ast.Node, pdp, field string) bool {
+// literal without names, or by an assignment to anything's field of that name. In a
+// literal the one expression that is allowed does not count.
+func fills(n ast.Node, pdp, field, allowed string) bool {
 	switch n := n.(type) {
 	case *ast.CompositeLit:
 		typ, isSelector := n.Type.(*ast.SelectorExpr)
@@ -176,7 +178,7 @@ func fills(n ast.Node, pdp, field string) bool {
 				return true
 			}
 			key, isIdent := pair.Key.(*ast.Ident)
-			return isIdent && key.Name == field
+			return isIdent && key.Name == field && (allowed == "" || types.ExprString(pair.Value) != allowed)
 		})
 	case *ast.AssignStmt:
 		return slices.ContainsFunc(n.Lhs, func(e ast.Expr) bool {

@@ -115,6 +115,7 @@ func (p *printer) decision(resp *authzv1.AuthorizeResponse, note string) {
 			cmp.Or(strings.Join(r.GetGroups(), ", "), "any approver")))
 	}
 	row("digest", resp.GetApproval().GetDigest())
+	row("id", resp.GetApproval().GetId())
 	row("url", resp.GetApproval().GetUrl())
 	if resp.GetRetryAfter() != nil {
 		row("retry", "in "+resp.GetRetryAfter().AsDuration().String())

@@ -33,11 +33,14 @@ const (
 	ExitDryRun = 5
 )
 
-// Env is everything that a command takes from its surroundings. All fields are
-// needed.
+// Env is everything that a command takes from its surroundings. All fields but
+// Stdin are needed.
 type Env struct {
 	// Args are the arguments without the program's name.
-	Args   []string
+	Args []string
+	// Stdin is where a person confirms what he does. Nil, or no terminal: nobody is
+	// asked, and what needs a confirmation is refused.
+	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
 	// Lookup finds an environment variable, as os.LookupEnv.
@@ -87,7 +90,7 @@ func newRoot(env *Env) *cobra.Command {
 	root.SetHelpFunc(plainHelp(root.HelpFunc()))
 	root.AddCommand(
 		newInit(env), newServe(env), newCheck(env), newExplain(env), newTest(env),
-		newLint(env), newSchema(env), newLimits(env), newAudit(env), newVersion(env),
+		newLint(env), newSchema(env), newLimits(env), newApprovals(env), newAudit(env), newVersion(env),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())

@@ -102,7 +102,7 @@ func TestEveryFieldIsMappedOrRefused(t *testing.T) {
 	}
 	refusedWant := map[string]string{
 		"credential.token": "credential", "credential.api_key": "credential", "credential.fingerprint": "credential",
-		"actor_chain": "actor_chain", "approval_id": "approval_id", "wait": "wait", "tool.definition_digest": "tool.definition_digest",
+		"actor_chain": "actor_chain", "wait": "wait", "tool.definition_digest": "tool.definition_digest",
 	}
 	all := variants(t)
 	if len(all) < 20 {
@@ -139,15 +139,15 @@ func TestEveryFieldIsMappedOrRefused(t *testing.T) {
 func TestRefusedFieldsOfBatchAndExplainAreNamed(t *testing.T) {
 	t.Parallel()
 	bad := plain()
-	bad.ApprovalId = "x"
+	bad.ActorChain = []string{"x"}
 	seen := &recorder{}
 	api := newAPI(t, seen)
 	_, err := api.BatchAuthorize(t.Context(), &authzv1.BatchAuthorizeRequest{Requests: []*authzv1.AuthorizeRequest{plain(), bad}})
-	if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(status.Convert(err).Message(), "requests[1].approval_id ") {
+	if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(status.Convert(err).Message(), "requests[1].actor_chain ") {
 		t.Errorf("batch: %v", err)
 	}
 	_, err = api.Explain(t.Context(), &authzv1.ExplainRequest{Request: bad})
-	if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(status.Convert(err).Message(), "request.approval_id ") {
+	if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(status.Convert(err).Message(), "request.actor_chain ") {
 		t.Errorf("explain: %v", err)
 	}
 	if len(seen.asked) != 0 {

@@ -20,7 +20,7 @@ func FuzzRequestDecoding(f *testing.F) {
 	full.Tool = &authzv1.Tool{Name: "t", Server: "s"}
 	full.ParametersJson, full.Cost, full.DryRun = []byte("{}"), 2, true
 	bad := plain()
-	bad.ApprovalId = "x"
+	bad.ActorChain = []string{"x"}
 	for _, m := range []*authzv1.AuthorizeRequest{{}, plain(), full, bad} {
 		data, err := proto.Marshal(m)
 		if err != nil {

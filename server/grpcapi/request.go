@@ -26,6 +26,7 @@ func translate(in *authzv1.AuthorizeRequest, gateway string, req *pdp.Request) *
 		Resource:       in.GetResource(),
 		SourceIP:       in.GetSourceIp(),
 		RequestID:      in.GetRequestId(),
+		ApprovalID:     in.GetApprovalId(),
 		Subject:        in.GetSubject(),
 		SessionID:      in.GetSessionId(),
 		RunID:          in.GetRunId(),
@@ -57,8 +58,6 @@ func refused(in *authzv1.AuthorizeRequest) *fault {
 		return unenforced("credential")
 	case len(in.GetActorChain()) > 0:
 		return unenforced("actor_chain")
-	case in.GetApprovalId() != "":
-		return unenforced("approval_id")
 	case in.GetWait() != nil:
 		return unenforced("wait")
 	}

@@ -34,6 +34,14 @@ func stands(a *store.Approval, limits *store.OpenLimits) bool {
 	}
 }
 
+// at says what failed; nil if nothing did.
+func at(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 // nextTouch is the number of the change that is being made.
 const nextTouch = "(SELECT number FROM changes)"
 
@@ -60,7 +68,7 @@ func (s *Store) Open(ctx context.Context, a *store.Approval, limits store.OpenLi
 		}
 		_, err = tx.ExecContext(ctx, "INSERT INTO approvals (id, digest, state, version, agent, opened, ended, touched, record) VALUES (?, ?, ?, ?, ?, ?, 0, "+nextTouch+", ?)",
 			opened.ID, opened.Digest, opened.State, opened.Version, []byte(opened.Agent), nanos(opened.OpenedAt), raw)
-		return err
+		return at("add an approval", err)
 	})
 	switch {
 	case err != nil:
@@ -78,7 +86,7 @@ func within(ctx context.Context, tx *sql.Tx, agent string, limits *store.OpenLim
 		var n int
 		err := tx.QueryRowContext(ctx, "SELECT count(*) FROM approvals WHERE agent = ? AND opened > ?", []byte(agent), limits.Now.Add(-limits.Span).UnixNano()).Scan(&n)
 		if err != nil {
-			return err
+			return at("count an agent's approvals", err)
 		}
 		if n >= limits.Hourly {
 			return store.ErrQuota
@@ -89,7 +97,7 @@ func within(ctx context.Context, tx *sql.Tx, agent string, limits *store.OpenLim
 	}
 	rows, err := tx.QueryContext(ctx, "SELECT record FROM approvals WHERE agent = ? AND state = ?", []byte(agent), store.Pending)
 	if err != nil {
-		return err
+		return at("look for an agent's approvals", err)
 	}
 	list, err := records(rows)
 	if err != nil {
@@ -116,7 +124,7 @@ func one(row *sql.Row) (*store.Approval, error) {
 	if err := row.Scan(&raw); errors.Is(err, sql.ErrNoRows) {
 		return nil, store.ErrNotFound
 	} else if err != nil {
-		return nil, err
+		return nil, at("read an approval", err)
 	}
 	return decode(raw)
 }
@@ -131,7 +139,7 @@ func records(rows *sql.Rows) ([]*store.Approval, error) {
 	for rows.Next() {
 		var raw []byte
 		if err := rows.Scan(&raw); err != nil {
-			return nil, err
+			return nil, at("read an approval", err)
 		}
 		a, err := decode(raw)
 		if err != nil {
@@ -139,7 +147,7 @@ func records(rows *sql.Rows) ([]*store.Approval, error) {
 		}
 		list = append(list, a)
 	}
-	return list, rows.Err()
+	return list, at("read approvals", rows.Err())
 }
 
 // Get implements [store.Approvals].
@@ -195,14 +203,14 @@ func (s *Store) Swap(ctx context.Context, a *store.Approval) error {
 		done, err := tx.ExecContext(ctx, "UPDATE approvals SET state = ?, version = ?, ended = ?, touched = "+nextTouch+", record = ? WHERE id = ? AND version = ?",
 			next.State, next.Version, nanos(next.EndedAt), raw, a.ID, a.Version)
 		if err != nil {
-			return err
+			return at("change an approval", err)
 		}
 		if n, err := done.RowsAffected(); err != nil || n == 1 {
-			return err
+			return at("change an approval", err)
 		}
 		var there int
 		if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM approvals WHERE id = ?", a.ID).Scan(&there); err != nil {
-			return err
+			return at("look for an approval", err)
 		}
 		if there == 0 {
 			return store.ErrNotFound
@@ -246,7 +254,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) ([]*store.Approval, st
 			args = append(args, int(st))
 		}
 	}
-	rows, err := s.read.QueryContext(ctx, "SELECT number, record FROM approvals WHERE "+strings.Join(where, " AND ")+" ORDER BY number DESC LIMIT ?", append(args, limit+1)...)
+	rows, err := s.read.QueryContext(ctx, "SELECT number, record FROM approvals WHERE "+strings.Join(where, " AND ")+" ORDER BY number DESC LIMIT ?", append(args, limit+1)...) //nolint:gosec // Of constant parts; what is asked for are arguments.
 	if err != nil {
 		return nil, "", unavailable(ctx, err)
 	}
@@ -284,10 +292,10 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (int, error) {
 		done, err := tx.ExecContext(ctx, "DELETE FROM approvals WHERE number IN (SELECT number FROM approvals WHERE ended > 0 AND ended < ? AND state NOT IN (?, ?) LIMIT ?)",
 			before.UnixNano(), store.Pending, store.Approved, mostPruned)
 		if err != nil {
-			return err
+			return at("remove approvals", err)
 		}
 		n, err = done.RowsAffected()
-		return err
+		return at("remove approvals", err)
 	})
 	return int(n), err
 }

@@ -19,7 +19,7 @@ type record struct {
 func encode(a *store.Approval) ([]byte, error) {
 	kept := a.Clone()
 	kept.Unsure = false
-	raw, err := json.Marshal(&record{
+	raw, err := json.Marshal(&record{ //nolint:musttag // Its members are named as its fields are.
 		Approval: kept, Agent: []byte(a.Agent), Subject: []byte(a.Subject), Action: []byte(a.Action), Resource: []byte(a.Resource), Gateway: []byte(a.Gateway),
 	})
 	if err != nil {
@@ -30,7 +30,7 @@ func encode(a *store.Approval) ([]byte, error) {
 
 func decode(raw []byte) (*store.Approval, error) {
 	r := record{Approval: new(store.Approval)}
-	if err := json.Unmarshal(raw, &r); err != nil {
+	if err := json.Unmarshal(raw, &r); err != nil { //nolint:musttag // As above.
 		return nil, fmt.Errorf("read the record of an approval: %w", err)
 	}
 	a := r.Approval

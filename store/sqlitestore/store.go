@@ -136,6 +136,9 @@ CREATE INDEX approvals_ended ON approvals (ended) WHERE ended > 0;
 
 // prepare checks the file and brings its schema up to date.
 func (s *Store) prepare(ctx context.Context, path string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	var said string
 	if err := s.write.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&said); err != nil || said != "ok" {
 		if err == nil {

@@ -86,15 +86,18 @@ func (s *Store) tellSince(ctx context.Context, seen int64) int64 {
 	if err != nil {
 		return seen // it is looked at again
 	}
-	defer func() { _ = rows.Close() }() // what was read was read
+	defer func() { _ = rows.Close() }() // Err has told before
 	for rows.Next() {
 		var id string
 		var touched int64
 		if err := rows.Scan(&id, &touched); err != nil {
-			break
+			return seen
 		}
 		s.tell(id)
 		seen = touched
+	}
+	if rows.Err() != nil {
+		return seen // what is behind is looked at again
 	}
 	return seen
 }

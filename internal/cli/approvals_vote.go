@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
+)
+
+// voteFlags are those of the commands that decide.
+type voteFlags struct {
+	adminFlags
+
+	as, reason string
+	yes        bool
+}
+
+// vote is one of the commands that decide.
+type vote struct {
+	cmd *cobra.Command
+	// ask is the question that a terminal gets.
+	ask string
+	// send says the word.
+	send func(ctx context.Context, d *desk, id, as, reason string) (answer, error)
+	// needsReason says that there is none without --reason.
+	needsReason bool
+	reasonUsage string
+}
+
+// answer is what the decisions answer.
+type answer interface {
+	proto.Message
+	GetApproval() *approvalv1.Approval
+}
+
+const confirmation = "\n\nOn a terminal it shows what is decided and asks for confirmation; --yes, which a script needs, takes it\n" +
+	"as given. With the admin token alone --as says who decides: it is recorded as not verified, and all who\n" +
+	"have the token are one human.\n\n" +
+	"Exit code: 0 done, 1 not: nothing was decided, or it is not known."
+
+func newApprovalsApprove(env *Env) *cobra.Command {
+	return newVote(env, &vote{
+		cmd: &cobra.Command{
+			Use:   "approve ID",
+			Short: "Say yes to one call",
+			Long: "Say yes to one call. Once every rule has the humans that it needs, the call goes through when it comes\n" +
+				"again, once." + confirmation,
+			Example: "  kelpie approvals approve apr_00112233445566778899aabbccddeeff --as security-oncall@example.com",
+		},
+		ask:         "Approve this call?",
+		reasonUsage: "`why`, for the record",
+		send: func(ctx context.Context, d *desk, id, as, reason string) (answer, error) {
+			return d.approvals.Approve(ctx, &approvalv1.ApproveRequest{Id: id, As: as, Reason: reason})
+		},
+	})
+}
+
+func newApprovalsDeny(env *Env) *cobra.Command {
+	return newVote(env, &vote{
+		cmd: &cobra.Command{
+			Use:   "deny ID",
+			Short: "Say no to one call, which decides it",
+			Long:  "Say no to one call, and why. One no decides it, whatever others said." + confirmation,
+			Example: "  kelpie approvals deny apr_00112233445566778899aabbccddeeff --as security-oncall@example.com \\\n" +
+				"    --reason 'the lead is not a duplicate'",
+		},
+		ask:         "Deny this call?",
+		needsReason: true,
+		reasonUsage: "`why`, for whoever asked and for the record; needed",
+		send: func(ctx context.Context, d *desk, id, as, reason string) (answer, error) {
+			return d.approvals.Deny(ctx, &approvalv1.DenyRequest{Id: id, As: as, Reason: reason})
+		},
+	})
+}
+
+func newApprovalsCancel(env *Env) *cobra.Command {
+	return newVote(env, &vote{
+		cmd: &cobra.Command{
+			Use:   "cancel ID",
+			Short: "Take back what waits, or a yes that is not used yet",
+			Long: "Take an approval back: nobody has to decide it any more, and if it has its yes, the call does not go\n" +
+				"through." + confirmation,
+			Example: "  kelpie approvals cancel apr_00112233445566778899aabbccddeeff --as security-oncall@example.com",
+		},
+		ask:         "Take this approval back?",
+		reasonUsage: "`why`, for the record",
+		send: func(ctx context.Context, d *desk, id, as, reason string) (answer, error) {
+			return d.approvals.Cancel(ctx, &approvalv1.CancelRequest{Id: id, As: as, Reason: reason})
+		},
+	})
+}
+
+func newVote(env *Env, v *vote) *cobra.Command {
+	var f voteFlags
+	cmd := v.cmd
+	cmd.Args, cmd.ValidArgsFunction = oneApproval, f.completeID(env)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if v.needsReason && strings.TrimSpace(f.reason) == "" {
+			return errors.New("a no needs a reason, for whoever asked; give --reason")
+		}
+		if !f.yes && !personAt(env.Stdin) {
+			return errors.New("there is no terminal to ask for confirmation, so nothing was decided; look at `kelpie approvals show`, then give --yes")
+		}
+		return f.atDesk(env, func(d *desk) error { return v.decide(cmd.Context(), env, d, &f, args[0]) })
+	}
+	set := cmd.Flags()
+	f.register(set)
+	set.StringVar(&f.as, "as", "", "the `name` of who decides, as the policy's approvers have it; with the admin token alone")
+	set.StringVar(&f.reason, "reason", "", v.reasonUsage)
+	set.BoolVar(&f.yes, "yes", false, "do not ask for confirmation")
+	return cmd
+}
+
+// decide shows what is decided, asks for confirmation, says the word, and tells
+// what came of it.
+func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id string) error {
+	found, err := d.get(ctx, id)
+	if err != nil {
+		return err
+	}
+	p := env.printer()
+	a := found.GetApproval()
+	if f.yes {
+		if !f.asJSON {
+			p.summary(a)
+		}
+	} else {
+		// Standard output is for what came of it.
+		screen := &printer{w: env.Stderr, color: isTerminal(env.Stderr) && p.color}
+		screen.approval(a, env.Now())
+		screen.printf("\n%s [y/N] ", v.ask)
+		if err := errors.Join(screen.done(), p.done()); err != nil {
+			return err
+		}
+		if err := confirmed(ctx, env.Stdin); err != nil {
+			screen.printf("\n")
+			return err
+		}
+	}
+	var said answer
+	err = d.call(ctx, func(ctx context.Context) (err error) {
+		said, err = v.send(ctx, d, id, f.as, f.reason)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, p.done())
+	}
+	if f.asJSON {
+		p.approvalJSON(said)
+	} else {
+		p.outcome(said.GetApproval(), env.Now())
+	}
+	return p.done()
+}
+
+// personAt tells whether a person can be asked there.
+func personAt(in io.Reader) bool {
+	f, ok := in.(*os.File)
+	return ok && isTerminal(f)
+}
+
+// confirmed reads a yes. It ends with ctx: an interrupt must not wait for a line.
+func confirmed(ctx context.Context, in io.Reader) error {
+	type read struct {
+		line string
+		err  error
+	}
+	lines := make(chan read, 1)
+	go func() {
+		line, err := bufio.NewReader(in).ReadString('\n')
+		lines <- read{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return errors.New("interrupted: nothing was decided")
+	case got := <-lines:
+		switch strings.ToLower(strings.TrimSpace(got.line)) {
+		case "y", "yes":
+			if got.err == nil {
+				return nil
+			}
+		}
+		return errors.New("not confirmed: nothing was decided")
+	}
+}
+
+// summary prints in one line what is decided.
+func (p *printer) summary(a *approvalv1.Approval) {
+	p.printf("%s: risk %s, %s %s %s", visible(a.GetId()), p.paint(riskColor(a.GetRisk()), word(a.GetRisk())),
+		word(cutAt(a.GetAgent(), 120)), word(a.GetAction()), word(cutAt(a.GetResource(), 240)))
+	if a.GetSubject() != "" {
+		p.printf(", for %s", word(cutAt(a.GetSubject(), 120)))
+	}
+	p.printf("\n")
+}
+
+// outcome tells how an approval stands after a word.
+func (p *printer) outcome(a *approvalv1.Approval, now time.Time) {
+	word := p.paint(stateColor(a.GetState()), strings.ToUpper(stateWord(a.GetState())))
+	switch a.GetState() {
+	case approvalv1.ApprovalState_APPROVAL_STATE_PENDING:
+		p.printf("%s: the yes is counted; it still needs %s, and expires %s.\n", word, visible(lacking(a)), left(a.GetExpiresAt(), now))
+	case approvalv1.ApprovalState_APPROVAL_STATE_APPROVED:
+		p.printf("%s: the call goes through once if it comes again by %s.\n", word, stampOf(a.GetExpiresAt()))
+	case approvalv1.ApprovalState_APPROVAL_STATE_CONSUMED:
+		p.printf("%s: the yes is counted already, and was used by decision %s.\n", word, visible(a.GetUsedBy()))
+	case approvalv1.ApprovalState_APPROVAL_STATE_DENIED:
+		p.printf("%s: the call does not go through.\n", word)
+	case approvalv1.ApprovalState_APPROVAL_STATE_CANCELLED:
+		p.printf("%s: nobody has to decide it any more.\n", word)
+	case approvalv1.ApprovalState_APPROVAL_STATE_REVOKED:
+		p.printf("%s: the yes counts no more.\n", word)
+	default:
+		p.printf("%s.\n", word)
+	}
+}
