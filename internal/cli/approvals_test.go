@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -310,7 +311,7 @@ func TestApprovalsTellWhatIsWrong(t *testing.T) {
 }
 
 // asked runs a command that asks a person, who answers through stdin.
-func asked(t *testing.T, ctx context.Context, stdin interface{ Read([]byte) (int, error) }, words string, flags []string) outcome { //nolint:revive // The context is the command's.
+func asked(t *testing.T, ctx context.Context, stdin io.Reader, words string, flags []string) outcome { //nolint:revive // The context is the command's.
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	code := cli.Run(ctx, &cli.Env{
@@ -320,15 +321,22 @@ func asked(t *testing.T, ctx context.Context, stdin interface{ Read([]byte) (int
 	return outcome{stdout.String(), stderr.String(), code}
 }
 
-// What is piped is no person's word.
+// What is piped is no person's word, and neither is what is not there.
 func TestAPipeConfirmsNothing(t *testing.T) {
 	t.Parallel()
 	d, _, flags := openDesk(t, records())
-	o := asked(t, t.Context(), strings.NewReader("yes\n"), "approve "+oncall+first, flags)
-	if o.code != cli.ExitError || !strings.Contains(o.stderr, "there is no terminal") || o.stdout != "" {
-		t.Errorf("got %+v", o)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = null.Close() }()
+	for _, stdin := range []io.Reader{strings.NewReader("yes\n"), null, nil} {
+		o := asked(t, t.Context(), stdin, "approve "+oncall+first, flags)
+		if o.code != cli.ExitError || !strings.Contains(o.stderr, "there is no terminal") || o.stdout != "" {
+			t.Errorf("got %+v", o)
+		}
 	}
 	if r, err := d.Get(t.Context(), first); err != nil || r.State != pdp.ApprovalPending || len(r.Votes) != 0 {
-		t.Errorf("%+v, %v", r, errors.Join(err, context.Cause(t.Context())))
+		t.Errorf("%+v, %v", r, err)
 	}
 }

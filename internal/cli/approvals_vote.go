@@ -161,10 +161,16 @@ func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id s
 	return p.done()
 }
 
-// personAt tells whether a person can be asked there.
+// personAt tells whether a person can be asked there. /dev/null is a device like
+// a terminal, and what cron jobs and service managers give.
 func personAt(in io.Reader) bool {
 	f, ok := in.(*os.File)
-	return ok && isTerminal(f)
+	if !ok || !isTerminal(f) {
+		return false
+	}
+	it, err1 := f.Stat()
+	null, err2 := os.Stat(os.DevNull)
+	return err1 == nil && err2 == nil && !os.SameFile(it, null)
 }
 
 // confirmed reads a yes. It ends with ctx: an interrupt must not wait for a line.

@@ -129,6 +129,7 @@ CREATE TABLE changes (number INTEGER NOT NULL) STRICT; -- one row: how many ther
 INSERT INTO changes VALUES (0);
 CREATE INDEX approvals_digest ON approvals (digest, number);
 CREATE INDEX approvals_agent ON approvals (agent, opened);
+CREATE INDEX approvals_pending ON approvals (agent, state);
 CREATE INDEX approvals_state ON approvals (state, number);
 CREATE INDEX approvals_touched ON approvals (touched);
 CREATE INDEX approvals_ended ON approvals (ended) WHERE ended > 0;

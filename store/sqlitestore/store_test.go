@@ -15,7 +15,15 @@ import (
 	"github.com/kelpie-authz/kelpie/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		if err := child(dir, os.Getenv(childEnv+"_TURN"), os.Stdout); err != nil {
+			panic(err)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func openIn(t *testing.T, dir string) *sqlitestore.Store {
 	t.Helper()

@@ -1,0 +1,23 @@
+package main
+
+// approvalMutants are the checks of approvals where they are kept and decided, and
+// of the audit, which everything has to be in before it may happen.
+func approvalMutants() []mutant {
+	desk := func(file, name, old, changed string) mutant {
+		return mutant{name: "approvals: " + name, file: "pdp/" + file, old: old, new: changed, tests: []string{"./pdp"}, flags: []string{noFailFile}}
+	}
+	kept := func(file, name, old, changed string) mutant {
+		return mutant{name: "approvals: " + name, file: "store/sqlitestore/" + file, old: old, new: changed, tests: []string{"./store/sqlitestore"}}
+	}
+	return []mutant{
+		desk("approval.go", "a batch asks in turn", "if j.together && s.cfg.Approvals != nil {", "if false {"),
+		kept("approvals.go", "one swap of many", "WHERE id = ? AND version = ?\",", "WHERE id = ? AND version <> ? - 1000000\","),
+		kept("approvals.go", "one for each call", "if err == nil && stands(before, &limits) {", "if false {"),
+		kept("approvals.go", "so many at once", "if pending >= limits.Pending {", "if false {"),
+		{
+			name: "audit: an ALLOW needs its record", file: "internal/app/audit.go",
+			old: "	if err != nil {\n		return r.next.Unaudited(ctx, rec, err)", new: "	if false {\n		return r.next.Unaudited(ctx, rec, err)",
+			tests: []string{"./internal/app"}, flags: []string{"-test.run=Audit"},
+		},
+	}
+}
