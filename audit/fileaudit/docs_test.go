@@ -62,7 +62,7 @@ func TestAuditPageByHand(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"bash", "jq", "openssl", "sha256sum"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
+			t.Fatalf("%s is not installed; scripts/deps.sh installs it", tool)
 		}
 	}
 	_, script, _ := block(t, readPage(t), "audit/fileaudit runs it\n")
