@@ -240,10 +240,7 @@ func token(t *testing.T, key *ecdsa.PrivateKey, claims map[string]any) string {
 // An upstream cannot speak for Kelpie: the client gets the id of the decision, whatever the upstream says.
 func TestUpstreamSpoofs(t *testing.T) {
 	t.Parallel()
-	lis, err := net.Listen("tcp", testkit.FreeAddr(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lis := testkit.Listen(t)
 	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Kelpie-Decision-Id", "made-up")
 	})}

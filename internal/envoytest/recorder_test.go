@@ -54,10 +54,7 @@ type recorder struct {
 
 func startRecorder(t *testing.T) *recorder {
 	t.Helper()
-	lis, err := net.Listen("tcp", testkit.FreeAddr(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lis := testkit.Listen(t)
 	r := &recorder{addr: lis.Addr().String()}
 	var group sync.WaitGroup
 	var mu sync.Mutex

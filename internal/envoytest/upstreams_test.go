@@ -2,7 +2,6 @@ package envoytest_test
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -70,10 +69,7 @@ type grpcUpstream struct {
 
 func startGRPCUpstream(t *testing.T) *grpcUpstream {
 	t.Helper()
-	lis, err := net.Listen("tcp", testkit.FreeAddr(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lis := testkit.Listen(t)
 	u := &grpcUpstream{addr: lis.Addr().String(), ids: map[string][]string{}}
 	srv := grpc.NewServer(
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {

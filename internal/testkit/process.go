@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -195,40 +192,6 @@ func (p *Process) until(tb testing.TB, what string, done func() bool) {
 		}
 		return false
 	})
-}
-
-//nolint:gochecknoglobals // the ports of a machine are one thing for all tests of a process
-var ports struct {
-	sync.Mutex
-	given map[int]bool
-}
-
-// FreeAddr is an address of 127.0.0.1 that nobody listens on, for programs that
-// must be told one. It lies below the ports that systems give to outgoing
-// connections, and is given once in this process.
-func FreeAddr(tb testing.TB) string {
-	tb.Helper()
-	ports.Lock()
-	defer ports.Unlock()
-	if ports.given == nil {
-		ports.given = map[int]bool{}
-	}
-	for range 1000 {
-		port := 20000 + rand.IntN(12000)
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		if ports.given[port] {
-			continue
-		}
-		lis, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", addr)
-		if err != nil {
-			continue
-		}
-		lis.Close()
-		ports.given[port] = true
-		return addr
-	}
-	tb.Fatal("no free port between 20000 and 32000")
-	return ""
 }
 
 // Root is the folder of go.mod.
