@@ -32,10 +32,14 @@ type activityShard struct {
 	agents map[string]*recentCounts
 }
 
-// recentCounts are slots, each with the number of its time since 1970.
-type recentCounts struct {
-	slot                   [recentSlots]int64
-	allowed, denied, asked [recentSlots]uint32
+// recentCounts are the slots of one agent.
+type recentCounts [recentSlots]recentCount
+
+// recentCount is what was counted in one slot, whose number is that of its time
+// since 1970. It is one piece, since each decision touches one of them.
+type recentCount struct {
+	slot                   int64
+	allowed, denied, asked uint32
 }
 
 // NewActivity counts nothing yet. now nil: time.Now.
@@ -99,16 +103,17 @@ func (a *Activity) count(agent string, v Verdict, t time.Time) {
 		c = &recentCounts{}
 		s.agents[agent] = c
 	}
-	if c.slot[at] != number {
-		c.slot[at], c.allowed[at], c.denied[at], c.asked[at] = number, 0, 0, 0
+	one := &c[at]
+	if one.slot != number {
+		*one = recentCount{slot: number}
 	}
 	switch v {
 	case Allow:
-		c.allowed[at]++
+		one.allowed++
 	case RequireApproval:
-		c.asked[at]++
+		one.asked++
 	default:
-		c.denied[at]++
+		one.denied++
 	}
 }
 
@@ -118,11 +123,11 @@ func (a *Activity) Recent(agent string) string {
 	var allowed, denied, asked uint64
 	s.mu.Lock()
 	if c := s.agents[agent]; c != nil {
-		for i, number := range c.slot {
-			if number > now-recentSlots && number <= now {
-				allowed += uint64(c.allowed[i])
-				denied += uint64(c.denied[i])
-				asked += uint64(c.asked[i])
+		for _, one := range c {
+			if one.slot > now-recentSlots && one.slot <= now {
+				allowed += uint64(one.allowed)
+				denied += uint64(one.denied)
+				asked += uint64(one.asked)
 			}
 		}
 	}

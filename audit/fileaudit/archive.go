@@ -1,7 +1,6 @@
 package fileaudit
 
 import (
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/kelpie-authz/kelpie/audit"
 )

@@ -48,11 +48,12 @@ type queue struct {
 	maxRecords, maxBytes int
 	stall                time.Duration
 
-	mu     sync.Mutex
-	cur    *batch
-	spare  *batch
-	fault  error // refuses all; mended by the writer
-	closed bool
+	mu         sync.Mutex
+	cur        *batch
+	spares     []*batch // empty ones, with memory of spareBytes
+	spareBytes int
+	fault      error // refuses all; mended by the writer
+	closed     bool
 	// records and bytes are of cur and of what the writer holds.
 	records, bytes int
 	room           chan struct{} // closed when room was made, then made anew
@@ -165,10 +166,20 @@ func (q *queue) take() *batch {
 		return nil
 	}
 	b := q.cur
-	if q.cur = q.spare; q.cur == nil {
-		q.cur = newBatch()
+	q.cur = q.fresh()
+	return b
+}
+
+// fresh returns an empty batch, with mu held.
+func (q *queue) fresh() *batch {
+	last := len(q.spares) - 1
+	if last < 0 {
+		return newBatch()
 	}
-	q.spare = nil
+	b := q.spares[last]
+	q.spares[last] = nil
+	q.spares = q.spares[:last]
+	q.spareBytes -= cap(b.bodies)
 	return b
 }
 
@@ -201,19 +212,22 @@ func (q *queue) release(records, bytes int) {
 	q.room = make(chan struct{})
 }
 
+// mostSpare is how much memory waits for the next batches: that of all which one
+// fsync lets go of, so that a log under load makes no garbage.
+const mostSpare = 4 * mostUnsynced
+
 // recycle lets the memory of b be used again. Who waited for it holds it still,
 // so it gets a new head.
 func (q *queue) recycle(b *batch) {
-	if cap(b.bodies) > 4<<20 {
-		return
-	}
 	fresh := newBatch()
 	fresh.bodies, fresh.entries = b.bodies[:0], b.entries[:0]
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.spare == nil {
-		q.spare = fresh
+	if q.spareBytes+cap(fresh.bodies) > mostSpare {
+		return
 	}
+	q.spares = append(q.spares, fresh)
+	q.spareBytes += cap(fresh.bodies)
 }
 
 // setFault refuses all from now on; nil: none any more.
