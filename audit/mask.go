@@ -140,11 +140,11 @@ func show(value any, way []string) string {
 	case bool:
 		return strconv.FormatBool(v)
 	case json.Number:
-		if text = v.String(); slices.ContainsFunc(way, namesSecret) && !strings.HasSuffix(strings.ToLower(way[len(way)-1]), "tokens") {
+		if text = v.String(); slices.ContainsFunc(way, NamesSecret) && !strings.HasSuffix(strings.ToLower(way[len(way)-1]), "tokens") {
 			return Masked // A count of tokens is no secret; a number under any other such name is.
 		}
 	case string:
-		if text = v; slices.ContainsFunc(way, namesSecret) || looksSecret(text) {
+		if text = v; slices.ContainsFunc(way, NamesSecret) || LooksSecret(text) {
 			return Masked
 		}
 	}

@@ -5,19 +5,21 @@ import (
 	"strings"
 )
 
-// namesSecret tells whether a member of this name holds a secret.
-func namesSecret(name string) bool {
+// NamesSecret tells whether a member of this name holds a secret. Case and what
+// separates words do not matter. It is the one list of such names: what a record
+// and what an approver is shown are masked alike.
+func NamesSecret(name string) bool {
 	name = strings.NewReplacer("_", "", "-", "", " ", "", ".", "").Replace(strings.ToLower(name))
 	for _, part := range [...]string{
-		"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey",
-		"authorization", "credential", "cookie", "bearer", "sessionkey", "connectionstring",
+		"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey", "encryptionkey",
+		"authorization", "credential", "cookie", "bearer", "sessionkey", "connectionstring", "kennwort", "mnemonic",
 	} {
 		if strings.Contains(name, part) {
 			return true
 		}
 	}
 	switch name {
-	case "pwd", "pass", "pin", "otp", "auth", "jwt", "key", "cvv", "cvc":
+	case "pwd", "pass", "pin", "otp", "auth", "jwt", "key", "cvv", "cvc", "csc", "dsn", "ssn", "totp", "mfa":
 		return true
 	}
 	return false
@@ -29,22 +31,22 @@ var secretForms = regexp.MustCompile(`(?i:` +
 	`\b(?:bearer|basic)\s+[a-z0-9+/=._~-]{8,}` +
 	`|-----begin [a-z0-9 ]*private key` +
 	`|[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@` +
-	`|[?&;](?:access_token|token|api_?key|key|sig|signature|password|secret|x-amz-signature)=` +
-	`|\b(?:password|passwd|secret|token|api_?key)\s*[:=]\s*\S)` +
+	`|[?&;](?:key|x-amz-signature)=` +
+	`|\b(?:access_token|id_token|refresh_token|token|api_?key|sig|signature|password|passwd|pwd|secret|client_secret)\s*[:=]\s*\S)` +
 	`|\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*` +
 	`|\b(?:sk|pk|rk)[-_](?:[A-Za-z0-9]+[-_])*[A-Za-z0-9]{12,}` +
 	`|\bgh[a-z]_[A-Za-z0-9]{16,}|\bgithub_pat_[A-Za-z0-9_]{16,}|\bglpat-[A-Za-z0-9_-]{12,}` +
 	`|\bxox[a-z]-[A-Za-z0-9-]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\bAIza[A-Za-z0-9_-]{20,}` +
-	`|\b(?:kelpie|klp)_[A-Za-z0-9_-]{12,}|\bya29\.[A-Za-z0-9_-]{12,}`)
+	`|\b(?:kelpie|klp)_[A-Za-z0-9_-]{12,}|\bwhsec_[A-Za-z0-9+/=]{8,}|\bya29\.[A-Za-z0-9_-]{12,}`)
 
 var (
 	uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 	longRun  = regexp.MustCompile(`[A-Za-z0-9+/_-]{24,}={0,2}`)
 )
 
-// looksSecret tells whether a text looks like a secret, or holds one. It errs
+// LooksSecret tells whether a text looks like a secret, or holds one. It errs
 // towards yes: what it hides is still bound by the digest.
-func looksSecret(text string) bool {
+func LooksSecret(text string) bool {
 	if secretForms.MatchString(text) {
 		return true
 	}

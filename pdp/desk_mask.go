@@ -3,10 +3,9 @@ package pdp
 import (
 	"regexp"
 	"strings"
-)
 
-// masked stands for a value that looks like a secret.
-const masked = "[masked]"
+	"github.com/kelpie-authz/kelpie/audit"
+)
 
 // maskedText is what approvers see of a member's text. A secret is masked whole;
 // of a card or an account the last four characters are left, by which a person
@@ -16,8 +15,8 @@ func maskedText(name, text string) (shown string, hidden bool) {
 	switch {
 	case text == "":
 		return text, false
-	case namesSecret(plain) || looksSecret(text):
-		return masked, true
+	case audit.NamesSecret(name) || audit.LooksSecret(text):
+		return audit.Masked, true
 	case namesAccount(plain) || holdsCard(text) || isIBAN(text):
 		return maskedAccount(text), true
 	}
@@ -28,25 +27,9 @@ func maskedAccount(text string) string {
 	const least, left, digits = 12, 4, "0123456789"
 	plain := strings.NewReplacer(" ", "", "-", "").Replace(text)
 	if len(plain) < least || strings.Trim(plain[len(plain)-left:], digits) != "" {
-		return masked
+		return audit.Masked
 	}
-	return masked + "..." + plain[len(plain)-left:]
-}
-
-func namesSecret(plain string) bool {
-	for _, part := range [...]string{
-		"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey", "encryptionkey",
-		"authorization", "credential", "cookie", "bearer", "sessionkey", "connectionstring", "kennwort", "mnemonic",
-	} {
-		if strings.Contains(plain, part) {
-			return true
-		}
-	}
-	switch plain {
-	case "pwd", "pass", "pin", "otp", "auth", "jwt", "key", "cvv", "cvc", "csc", "dsn", "ssn", "totp", "mfa":
-		return true
-	}
-	return false
+	return audit.Masked + "..." + plain[len(plain)-left:]
 }
 
 func namesAccount(plain string) bool {
@@ -56,66 +39,6 @@ func namesAccount(plain string) bool {
 		}
 	}
 	return plain == "card" || plain == "pan"
-}
-
-// secretForms are what secrets look like by themselves: headers, private keys,
-// addresses with a password, and the forms that issuers give their keys.
-var secretForms = regexp.MustCompile(`(?i:` +
-	`\b(?:bearer|basic)\s+[a-z0-9+/=._~-]{8,}` +
-	`|-----begin [a-z0-9 ]*private key` +
-	`|[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@` +
-	`|\b(?:access_token|id_token|refresh_token|token|api_?key|sig|signature|password|passwd|pwd|secret|client_secret)\s*[:=]\s*\S)` +
-	`|\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*` +
-	`|\b(?:sk|pk|rk)[-_](?:[A-Za-z0-9]+[-_])*[A-Za-z0-9]{12,}` +
-	`|\bgh[a-z]_[A-Za-z0-9]{16,}|\bgithub_pat_[A-Za-z0-9_]{16,}|\bglpat-[A-Za-z0-9_-]{12,}` +
-	`|\bxox[a-z]-[A-Za-z0-9-]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\bAIza[A-Za-z0-9_-]{20,}` +
-	`|\bwhsec_[A-Za-z0-9+/=]{8,}|\bya29\.[A-Za-z0-9_-]{12,}`)
-
-// longRun is what random keys without a form of their own look like.
-var longRun = regexp.MustCompile(`[A-Za-z0-9+/_-]{24,}`)
-
-var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
-
-// looksSecret errs towards yes: what it hides is bound by the digest all the
-// same.
-func looksSecret(text string) bool {
-	if secretForms.MatchString(text) {
-		return true
-	}
-	for _, run := range longRun.FindAllString(text, -1) {
-		if !uuidForm.MatchString(run) && looksRandom(run) {
-			return true
-		}
-	}
-	return false
-}
-
-// looksRandom tells a random run from a long name or path: it goes to and fro
-// between digits, capitals and small letters.
-func looksRandom(run string) bool {
-	kind := func(c byte) int {
-		switch {
-		case c >= '0' && c <= '9':
-			return 1
-		case c >= 'a' && c <= 'z':
-			return 2
-		case c >= 'A' && c <= 'Z':
-			return 3
-		default:
-			return 0
-		}
-	}
-	turns, digits := 0, 0
-	for i := range len(run) {
-		is := kind(run[i])
-		if is == 1 {
-			digits++
-		}
-		if i > 0 && is != 0 && kind(run[i-1]) != 0 && is != kind(run[i-1]) {
-			turns++
-		}
-	}
-	return digits > 0 && turns*5 >= len(run)
 }
 
 var cardForm = regexp.MustCompile(`\b[3-6](?:[ -]?\d){12,18}\b`)

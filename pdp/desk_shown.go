@@ -12,6 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/kelpie-authz/kelpie/audit"
 	"github.com/kelpie-authz/kelpie/policy"
 	"github.com/kelpie-authz/kelpie/store"
 )
@@ -253,8 +254,8 @@ func visible(text string) string {
 
 // pathOf names a member. What could be taken for a path of several is quoted.
 func pathOf(path, name string) string {
-	if looksSecret(name) {
-		return path + `["` + masked + `"]`
+	if audit.LooksSecret(name) {
+		return path + `["` + audit.Masked + `"]`
 	}
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 	if name == "" || strings.Trim(name, plain) != "" {
