@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"strings"
 	"testing"
 
@@ -351,14 +352,18 @@ func TestHTTPAllocations(t *testing.T) { //nolint:paralleltest // It counts what
 	var out pdp.HTTPDecision
 	f.askHTTP(t, in)
 	f.rec.fail = func(*pdp.Record) error { return errDiscarded }
-	plain := testing.AllocsPerRun(200, func() {
-		if err := f.svc.AuthorizeHTTP(context.Background(), in, &out); err != nil {
-			t.Fatal(err)
-		}
-	})
+	// The race detector makes pools forget now and then: the least of many is what a request costs.
+	plain := math.Inf(1)
+	for range 100 {
+		plain = min(plain, testing.AllocsPerRun(1, func() {
+			if err := f.svc.AuthorizeHTTP(context.Background(), in, &out); err != nil {
+				t.Fatal(err)
+			}
+		}))
+	}
 	// The id, the resource, the extension as a value, the charge's key, and what the fixture itself does.
-	if plain > 12 {
-		t.Errorf("%v allocations a request, want at most 12", plain)
+	if plain > 5 {
+		t.Errorf("%v allocations a request, want at most 5", plain)
 	}
 	t.Logf("%v allocations", plain)
 }
