@@ -34,14 +34,23 @@ type Holder struct {
 	end      func()
 }
 
-// HolderConfig is what a [Holder] is made of. All of it is needed.
+// HolderConfig is what a [Holder] is made of. Service, Store and Timer are needed.
 type HolderConfig struct {
 	// Service decides.
 	Service *Service
 	// Store keeps its approvals.
 	Store store.Approvals
 	Timer Timer
+	// Waiting is told of each call that may be held, before it is decided, and for
+	// how long: whoever bounds the time of calls lets this one have so much more.
+	// What it returns is called once the call is held: it works on nothing then, and
+	// takes no place from those that do. Nil: nobody is told.
+	Waiting func(ctx context.Context, most time.Duration) (held func())
 }
+
+// toAnswer is how long before the caller's deadline a held call is answered: an
+// answer that says who has to be waited for is worth more than none.
+const toAnswer = 250 * time.Millisecond
 
 // NewHolder makes a Holder, or says which part of the configuration is missing.
 func NewHolder(cfg HolderConfig) (*Holder, error) {
@@ -52,6 +61,9 @@ func NewHolder(cfg HolderConfig) (*Holder, error) {
 		return nil, errors.New("pdp: HolderConfig.Store is missing; set the store of its approvals")
 	case cfg.Timer == nil:
 		return nil, errors.New("pdp: HolderConfig.Timer is missing; set one made of time.NewTimer")
+	}
+	if cfg.Waiting == nil {
+		cfg.Waiting = func(context.Context, time.Duration) func() { return func() {} }
 	}
 	h := &Holder{
 		cfg:      cfg,
@@ -76,6 +88,7 @@ func (h *Holder) Run(ctx context.Context) error {
 		for id := range ids {
 			h.wake(id)
 		}
+		h.pause(ctx) // The store went away: it is not asked again and again.
 	}
 	return nil
 }
@@ -109,20 +122,35 @@ func (h *Holder) Held() int {
 
 // Authorize decides a call as [Service.Authorize] does, and holds it for at most
 // wait where a yes is outstanding. A wait of zero holds nothing; one out of range
-// is an [*InvalidError]. Every decision that is made on the way is recorded; the
+// is an [*InvalidError]. It is answered shortly before ctx's deadline, if that is
+// nearer. Every decision that is made on the way is recorded; the
 // last one is the answer.
 func (h *Holder) Authorize(ctx context.Context, req *Request, wait time.Duration, dec *Decision) error {
 	if wait < 0 || wait > MaxWait {
 		dec.reset()
 		return &InvalidError{Field: "wait", Why: fmt.Sprintf("wait is out of range; write at most %v", MaxWait)}
 	}
-	err := h.cfg.Service.Authorize(ctx, req, dec)
-	if wait == 0 || err != nil || !outstanding(dec) {
+	if wait == 0 {
+		return h.cfg.Service.Authorize(ctx, req, dec)
+	}
+	held := h.cfg.Waiting(ctx, wait)
+	if err := h.cfg.Service.Authorize(ctx, req, dec); err != nil || !outstanding(dec) {
 		return err
+	}
+	if wait = h.within(ctx, wait); wait <= 0 {
+		return nil
 	}
 	over, stop := h.cfg.Timer(wait)
 	defer stop()
-	return h.hold(ctx, req, over, dec)
+	return h.hold(ctx, req, over, held, dec)
+}
+
+// within is for how long a call can wait and still be answered.
+func (h *Holder) within(ctx context.Context, wait time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(wait, deadline.Sub(h.cfg.Service.cfg.Now())-toAnswer)
+	}
+	return wait
 }
 
 // outstanding tells whether waiting can change the answer.
@@ -133,7 +161,7 @@ func outstanding(dec *Decision) bool {
 // hold waits and decides anew until the answer is another or the time is over.
 // The id is named then, so that the answer is about this approval, and no new one
 // is opened.
-func (h *Holder) hold(ctx context.Context, req *Request, over <-chan time.Time, dec *Decision) error {
+func (h *Holder) hold(ctx context.Context, req *Request, over <-chan time.Time, held func(), dec *Decision) error {
 	id := dec.Approval.ID
 	a, err := h.cfg.Store.Get(ctx, id)
 	if err != nil {
@@ -148,6 +176,7 @@ func (h *Holder) hold(ctx context.Context, req *Request, over <-chan time.Time, 
 		return nil
 	}
 	defer leave()
+	held()
 	named := *req
 	named.ApprovalID = id
 	for h.decided(ctx, id, wake, over) {

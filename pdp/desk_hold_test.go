@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -232,6 +233,86 @@ func TestHeldCallsAtTheEnd(t *testing.T) {
 		cancel()
 		wantAnswer(t, <-second, pdp.RequireApproval, pdp.ReasonApprovalRequired, 0)
 		wantAnswer(t, <-in.held(t.Context(), call("cleaner", "delete", "notes/2"), time.Second), pdp.RequireApproval, pdp.ReasonApprovalPending, 0)
+	})
+}
+
+// An answer that says who has to be waited for is worth more than a deadline
+// that passes.
+func TestHeldCallIsAnsweredBeforeItsDeadline(t *testing.T) {
+	t.Parallel()
+	inHolding(t, true, func(t *testing.T, o *holding) {
+		t.Helper()
+		for left, after := range map[time.Duration]time.Duration{
+			2 * time.Second: 1750 * time.Millisecond, time.Hour: 30 * time.Second, 250 * time.Millisecond: 0, 10 * time.Millisecond: 0,
+		} {
+			ctx, cancel := context.WithDeadline(t.Context(), o.clock.now().Add(left))
+			a := <-o.held(ctx, removeNote, 30*time.Second)
+			cancel()
+			if a.err != nil || a.dec.Verdict != pdp.RequireApproval || a.after != after {
+				t.Errorf("%v left: %v after %v, %v; want an answer after %v", left, a.dec.Verdict, a.after, a.err, after)
+			}
+		}
+	})
+}
+
+// Who bounds calls is told of each that may wait, and of those that do.
+func TestWaitingIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t, 1)
+		var told []time.Duration
+		held := 0
+		cfg := o.holder()
+		cfg.Waiting = func(_ context.Context, most time.Duration) func() {
+			told = append(told, most)
+			return func() { held++ }
+		}
+		h, err := pdp.NewHolder(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := &holding{o, h}
+		<-in.held(t.Context(), removeNote, 0)
+		<-in.held(t.Context(), call("cleaner", "sing", "notes/1"), time.Second)
+		if len(told) != 1 || told[0] != time.Second || held != 0 {
+			t.Errorf("told %v, %d held", told, held)
+		}
+		<-in.held(t.Context(), removeNote, 3*time.Second)
+		if len(told) != 2 || told[1] != 3*time.Second || held != 1 {
+			t.Errorf("told %v, %d held", told, held)
+		}
+	})
+}
+
+// closing is a store whose news end at once.
+type closing struct {
+	store.Approvals
+	asked atomic.Int64
+}
+
+func (c *closing) Watch(context.Context) (<-chan string, error) {
+	c.asked.Add(1)
+	ch := make(chan string)
+	close(ch)
+	return ch, nil
+}
+
+func TestNewsThatEndAreNotAskedForAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t, 1)
+		cfg := o.holder()
+		news := &closing{Approvals: o.store}
+		cfg.Store = news
+		h, err := pdp.NewHolder(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 16*time.Second)
+		defer cancel()
+		if err := h.Run(ctx); err != nil || news.asked.Load() != 4 {
+			t.Errorf("asked %d times in 16 seconds, %v", news.asked.Load(), err)
+		}
 	})
 }
 

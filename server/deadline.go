@@ -14,7 +14,7 @@ type bounded struct {
 	context.Context
 	limit time.Duration
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards limit too
 	inner  context.Context
 	cancel context.CancelFunc
 	ended  bool
@@ -54,9 +54,15 @@ func (b *bounded) Err() error {
 	}
 }
 
+// boundedKey finds the context itself.
+type boundedKey struct{}
+
 // Value implements context.Context. It asks the started context, if there is
 // one, so that contexts made from this one find how it is cancelled.
 func (b *bounded) Value(key any) any {
+	if key == (boundedKey{}) {
+		return b
+	}
 	b.mu.Lock()
 	inner := b.inner
 	b.mu.Unlock()
@@ -76,6 +82,28 @@ func (b *bounded) started() context.Context {
 		}
 	}
 	return b.inner
+}
+
+// longer lets the call take so much more, unless its time has begun.
+func (b *bounded) longer(more time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.inner == nil {
+		b.limit += more
+	}
+}
+
+// Waiting lets a call of a [GRPC] server, which ctx is of, take so much longer
+// than others where its caller set no deadline: call it before anything waits.
+// What it returns gives the call's place among those in flight back, for a call
+// that waits and works on nothing; it may be called more than once. A ctx of
+// something else is left as it is.
+func Waiting(ctx context.Context, most time.Duration) (held func()) {
+	if b, ok := ctx.Value(boundedKey{}).(*bounded); ok {
+		b.longer(most)
+	}
+	place, _ := ctx.Value(slotKey{}).(*slot)
+	return place.release
 }
 
 func (b *bounded) end() {

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc/tap"
 )
 
 func TestBoundLeavesTheCallersDeadline(t *testing.T) {
@@ -73,4 +75,36 @@ func TestBoundEndsWithItsCall(t *testing.T) {
 	if !errors.Is(ctx.Err(), context.Canceled) {
 		t.Error(ctx.Err())
 	}
+}
+
+// A call that says so takes longer than others, and gives its place back while
+// it waits; what is no call of ours is left alone.
+func TestWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newInFlight(1, []string{"/s/m"}, time.Now, func() {})
+		ctx, err := f.tap(t.Context(), &tap.Info{FullMethodName: "/s/m"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		place := begin(ctx)
+		ctx, end := bound(ctx, time.Second)
+		defer end()
+		held := Waiting(context.WithValue(ctx, struct{}{}, 1), time.Minute)
+		if f.busy() != 1 {
+			t.Error("the place is free before the call is held")
+		}
+		held()
+		held()
+		if place.release(); f.busy() != 0 {
+			t.Errorf("%d places are taken", f.busy())
+		}
+		began := time.Now()
+		<-ctx.Done()
+		if took := time.Since(began); took != time.Minute+time.Second {
+			t.Errorf("took %v", took)
+		}
+		Waiting(ctx, time.Minute)() // Its time has begun, and is over.
+		Waiting(t.Context(), time.Minute)()
+	})
 }

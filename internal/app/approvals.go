@@ -6,15 +6,19 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kelpie-authz/kelpie/pdp"
+	"github.com/kelpie-authz/kelpie/server"
 	"github.com/kelpie-authz/kelpie/store"
 	"github.com/kelpie-authz/kelpie/store/sqlitestore"
 )
 
 // approvals are the parts that let humans decide.
 type approvals struct {
-	store store.Approvals
-	desk  *pdp.Desk
+	store  store.Approvals
+	desk   *pdp.Desk
+	holder *pdp.Holder
 }
 
 // buildApprovals opens what keeps approvals, and makes the desk over it. recorder
@@ -30,16 +34,29 @@ func (a *App) buildApprovals(ctx context.Context, recorder pdp.Recorder, recent 
 		a.log.WarnContext(ctx, "approvals are kept by this replica alone: a yes that it was told counts for calls to it", slog.String("key", "state"))
 	}
 	a.approvals.desk, err = pdp.NewDesk(pdp.DeskConfig{
-		Store: kept, Policy: a.policy, Recorder: recorder, Now: a.deps.Now, Recent: recent,
-		Timer: func(d time.Duration) (<-chan time.Time, func() bool) {
-			t := time.NewTimer(d)
-			return t.C, t.Stop
-		},
+		Store: kept, Policy: a.policy, Recorder: recorder, Now: a.deps.Now, Recent: recent, Timer: newTimer,
 	})
 	if err != nil {
 		return fmt.Errorf("make the approvals' desk: %w", err)
 	}
 	return nil
+}
+
+func newTimer(d time.Duration) (fires <-chan time.Time, stop func() bool) {
+	t := time.NewTimer(d)
+	return t.C, t.Stop
+}
+
+// buildHolder makes what holds calls until their approval is decided.
+func (a *App) buildHolder() error {
+	holder, err := pdp.NewHolder(pdp.HolderConfig{Service: a.decider, Store: a.approvals.store, Timer: newTimer, Waiting: server.Waiting})
+	if err != nil {
+		return fmt.Errorf("make what holds calls: %w", err)
+	}
+	a.approvals.holder = holder
+	return a.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kelpie_held", Help: "Calls held until their approval is decided; they are not in flight.",
+	}, func() float64 { return float64(holder.Held()) }))
 }
 
 // sweepEvery is how soon an approval that nobody asks about is seen to have lapsed.

@@ -2,18 +2,23 @@ package app_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/kelpie-authz/kelpie/audit"
 	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/internal/testkit"
 )
 
 // desk is the approvals of a running App, for whoever has its token.
@@ -21,6 +26,12 @@ func (r *running) desk(t *testing.T) (context.Context, approvalv1.ApprovalServic
 	t.Helper()
 	ctx, _ := r.admin(t)
 	return ctx, approvalv1.NewApprovalServiceClient(dial(t, r.Addrs().Admin.String(), nil))
+}
+
+func (r *running) holds(t *testing.T, n int) bool {
+	t.Helper()
+	_, body := r.get(t, "/metrics")
+	return strings.Contains(body, fmt.Sprintf("\nkelpie_held %d\n", n))
 }
 
 func erase(t *testing.T, r *running, approval string) *authzv1.AuthorizeResponse {
@@ -132,5 +143,53 @@ func TestApprovalInABatch(t *testing.T) {
 	}
 	if got, _ := batch(); !slices.Equal(got, []authzv1.Reason{ok, authzv1.Reason_REASON_OK_APPROVED, required, ok}) {
 		t.Errorf("after the yes: %v", got)
+	}
+}
+
+// A call that waits is held until the humans have decided, takes no place from
+// others meanwhile, and is let go when the server ends.
+func TestApprovalIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *config.Config) { c.Policy, c.MaxInFlight = policyDir(t, auditedPolicy), 1 })
+	ask := func(resource string) <-chan *authzv1.AuthorizeResponse {
+		got := make(chan *authzv1.AuthorizeResponse, 1)
+		go func() {
+			out, err := r.client(t).Authorize(context.Background(), &authzv1.AuthorizeRequest{
+				Agent: "writer", Action: "delete", Resource: resource, SourceIp: "10.1.1.1", Wait: durationpb.New(30 * time.Second),
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- out
+		}()
+		return got
+	}
+	first := ask("docs/1")
+	ctx, desk := r.desk(t)
+	var id string
+	testkit.Eventually(t, "the call that is held", func() bool {
+		list, err := desk.List(ctx, &approvalv1.ListRequest{})
+		if err != nil || len(list.GetApprovals()) != 1 {
+			return false
+		}
+		id = list.GetApprovals()[0].GetId()
+		return r.holds(t, 1)
+	})
+	if out, err := r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{Agent: "writer", Action: "read", Resource: "docs/1", SourceIp: "10.1.1.1"}); err != nil || out.GetDecision() != authzv1.Decision_DECISION_ALLOW {
+		t.Errorf("another call meanwhile, where one place is: %v, %v", out, err)
+	}
+	if _, err := desk.Approve(ctx, &approvalv1.ApproveRequest{Id: id, As: "security-oncall@example.com"}); err != nil {
+		t.Fatal(err)
+	}
+	if out := <-first; out.GetReason() != authzv1.Reason_REASON_OK_APPROVED {
+		t.Errorf("after the yes: %v", out)
+	}
+	second := ask("docs/2")
+	testkit.Eventually(t, "the second call that is held", func() bool { return r.holds(t, 1) })
+	if err := r.end(t); err != nil {
+		t.Error(err)
+	}
+	if out := <-second; out.GetReason() != authzv1.Reason_REASON_APPROVAL_REQUIRED || out.GetApproval().GetId() == "" {
+		t.Errorf("at the end of the server: %v", out)
 	}
 }

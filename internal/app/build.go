@@ -103,7 +103,7 @@ func (a *App) buildDecider(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make the decision core: %w", err)
 	}
-	return nil
+	return a.buildHolder()
 }
 
 // localAddress tells whether an address is one of this machine's. They can
@@ -200,7 +200,7 @@ func (a *App) buildServers(context.Context) error {
 		return err
 	}
 	api, err := grpcapi.New(grpcapi.Config{
-		Decider: a.traces.decider(a.decider), Standing: a.standing(), Draining: a.data.Draining(), Invalid: invalid.Inc,
+		Decider: a.traces.decider(a.decider), Holder: a.approvals.holder, Standing: a.standing(), Draining: a.data.Draining(), Invalid: invalid.Inc,
 	})
 	if err != nil {
 		return fmt.Errorf("make the gRPC door: %w", err)

@@ -39,10 +39,13 @@ func (a *App) Run(ctx context.Context) error {
 	group.Go(func() error { a.watch(watchCtx); return nil })
 	group.Go(func() error { a.tellHealth(watchCtx); return nil })
 	group.Go(func() error { a.sweep(watchCtx); return nil })
+	holding, letGo := context.WithCancel(context.WithoutCancel(ctx))
+	defer letGo()
+	group.Go(func() error { return a.approvals.holder.Run(holding) })
 	group.Go(func() error {
 		<-groupCtx.Done()
 		stopWatching()
-		return a.drain(context.WithoutCancel(ctx))
+		return a.drain(context.WithoutCancel(ctx), letGo)
 	})
 	a.serving.Store(true)
 	a.log.LogAttrs(ctx, slog.LevelInfo, "serving", slog.String("grpc_addr", a.Addrs().GRPC.String()),
@@ -98,8 +101,9 @@ func (a *App) serveHTTP(lis net.Listener) error {
 var errCutShort = errors.New("a second signal cut the drain short: calls that were still under way got no answer")
 
 // drain stops the servers in the order in which their callers can do without
-// them: the health listener goes last, so that probes see what happens.
-func (a *App) drain(ctx context.Context) error {
+// them: the health listener goes last, so that probes see what happens. Calls
+// that are held are let go once no more are taken.
+func (a *App) drain(ctx context.Context, letGo func()) error {
 	a.serving.Store(false)
 	a.data.NotServing()
 	a.admin.NotServing()
@@ -111,6 +115,7 @@ func (a *App) drain(ctx context.Context) error {
 	case <-pause.C:
 	case <-a.abort:
 	}
+	letGo()
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTimeout)
 	defer cancel()
 	go func() {

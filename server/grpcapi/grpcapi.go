@@ -11,10 +11,12 @@
 package grpcapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -51,10 +53,17 @@ type Decider interface {
 	Release(ctx context.Context, gateway, decisionID string) (pdp.Settlement, error)
 }
 
+// Holder decides calls that may wait for their approval; *pdp.Holder is one.
+type Holder interface {
+	Authorize(ctx context.Context, req *pdp.Request, wait time.Duration, dec *pdp.Decision) error
+}
+
 // Config is what an API is made of.
 type Config struct {
 	// Decider is needed.
 	Decider Decider
+	// Holder decides the calls that say wait. Nil: wait is not enforced.
+	Holder Holder
 	// Standing establishes the gateway that calls and whether it may ask at
 	// all; the error is a gRPC status. It is asked for every call, and for
 	// every message of a stream. Needed.
@@ -107,10 +116,37 @@ func (a *API) Authorize(ctx context.Context, in *authzv1.AuthorizeRequest) (*aut
 	s, _ := a.single.Get().(*single)
 	defer a.giveBack(s)
 	out := newAnswer()
-	if err := a.decide(ctx, gateway, in, s, out); err != nil {
+	if in.GetWait() != nil {
+		err = a.hold(ctx, gateway, in, s, out)
+	} else {
+		err = a.decide(ctx, gateway, in, s, out)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &out.response, nil
+}
+
+// hold judges one call that may wait for its approval. Whether its gateway may
+// ask is looked at again when it has waited.
+func (a *API) hold(ctx context.Context, gateway string, in *authzv1.AuthorizeRequest, s *single, out *answer) error {
+	if a.cfg.Holder == nil {
+		return a.refuse(unenforced("wait"))
+	}
+	if err := in.GetWait().CheckValid(); err != nil {
+		return a.refuse(malformed("wait", "is malformed: it is no duration; write at most 30s"))
+	}
+	if fault := translateHeld(in, gateway, &s.req); fault != nil {
+		return a.refuse(fault)
+	}
+	if err := a.cfg.Holder.Authorize(ctx, &s.req, in.GetWait().AsDuration(), &s.dec); err != nil {
+		return a.mapError(err, "")
+	}
+	if now, err := a.cfg.Standing(ctx); err != nil || now != gateway {
+		return cmp.Or(err, status.Error(codes.PermissionDenied, "the gateway that asked is not the one that waited"))
+	}
+	out.fill(&s.dec)
+	return nil
 }
 
 // decide judges one call, of Authorize or of a stream, into out.

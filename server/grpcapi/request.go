@@ -14,9 +14,18 @@ import (
 // unknownState is no state; pdp refuses it.
 const unknownState = pdp.ParametersState(255)
 
-// translate fills req from in, all of it. What pdp checks is not checked here;
-// a fault is what pdp could not see.
+// translate fills req from in, all of it, for a call that does not wait: one in
+// a batch, in a stream or of Explain may not. What pdp checks is not checked
+// here; a fault is what pdp could not see.
 func translate(in *authzv1.AuthorizeRequest, gateway string, req *pdp.Request) *fault {
+	if in.GetWait() != nil {
+		return malformed("wait", "is for Authorize alone; leave it out")
+	}
+	return translateHeld(in, gateway, req)
+}
+
+// translateHeld is translate of a call whose wait the caller sees to.
+func translateHeld(in *authzv1.AuthorizeRequest, gateway string, req *pdp.Request) *fault {
 	if f := refused(in); f != nil {
 		return f
 	}
@@ -58,8 +67,6 @@ func refused(in *authzv1.AuthorizeRequest) *fault {
 		return unenforced("credential")
 	case len(in.GetActorChain()) > 0:
 		return unenforced("actor_chain")
-	case in.GetWait() != nil:
-		return unenforced("wait")
 	}
 	if tool := in.GetTool(); tool != nil {
 		if tool.GetDefinitionDigest() != "" {

@@ -635,7 +635,8 @@ type AuthorizeRequest struct {
 	Cost float64 `protobuf:"fixed64,15,opt,name=cost,proto3" json:"cost,omitempty"`
 	// The approval that this call has.
 	ApprovalId string `protobuf:"bytes,16,opt,name=approval_id,json=approvalId,proto3" json:"approval_id,omitempty"`
-	// How long the answer may wait for the humans; at most 30s; not in a batch or stream.
+	// How long the answer may wait for the humans, where it would be REQUIRE_APPROVAL: at most 30s. The call is decided
+	// anew as soon as they have decided. Not in a batch, in a stream or in Explain.
 	Wait *durationpb.Duration `protobuf:"bytes,17,opt,name=wait,proto3" json:"wait,omitempty"`
 	// True: decide, spend nothing, and put the verdict into would_be; decision stays UNSPECIFIED.
 	DryRun        bool `protobuf:"varint,18,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
