@@ -29,8 +29,9 @@ func (d Durability) String() string {
 // Sink keeps records. It is safe for concurrent use.
 type Sink interface {
 	// Append keeps r before it returns, as safely as d says, or says why not.
-	// Records of one caller are kept in the order of its calls. r belongs to
-	// the caller and is not looked at after the return.
+	// Records of one caller are kept in the order of its calls, and one that was
+	// kept with Sync has all before it on the disk as well. r belongs to the caller
+	// and is not looked at after the return.
 	//
 	// An error that is [ErrUnavailable] means that no record can be kept now;
 	// the sink goes on trying by itself. Where ctx ends first, the error is

@@ -18,6 +18,9 @@ type batchCall struct {
 	calls []limiter.Call
 	// owners has the item of each call, in order.
 	owners []int
+	// records and errs are of the items that are recorded together.
+	records []*Record
+	errs    []error
 	// failed is why the limiter did not come to all of them; nil if it did, or
 	// if the semantic ended it.
 	failed error
@@ -164,7 +167,8 @@ func (j *judgment) share(with *judgment) {
 }
 
 // runTogether judges what needs no limits for all items first, takes all
-// limits in one call, and then finishes and records the items in order.
+// limits in one call, and then finishes and records the items: together, unless
+// one can end the batch.
 func (s *Service) runTogether(ctx context.Context, b *batchCall, reqs []Request, sem Semantic, decs []Decision) (int, error) {
 	n, err := s.checkAll(ctx, b, reqs, sem, decs)
 	if err != nil {
@@ -173,6 +177,9 @@ func (s *Service) runTogether(ctx context.Context, b *batchCall, reqs []Request,
 	taken, err := s.takeAll(ctx, b, sem)
 	if err != nil {
 		return 0, err
+	}
+	if sem == ExecuteAll && n > 1 {
+		return s.finishTogether(ctx, b, n, taken)
 	}
 	return s.finishAll(ctx, b, n, taken, sem)
 }
@@ -261,6 +268,52 @@ func (s *Service) takeContained(ctx context.Context, b *batchCall, stop limiter.
 		}
 	}()
 	return s.cfg.Limiter.Take(ctx, b.calls, stop)
+}
+
+// finishTogether finishes all items, and records them together: none ends the
+// batch.
+func (s *Service) finishTogether(ctx context.Context, b *batchCall, n, taken int) (int, error) {
+	m := 0
+	for i := range n {
+		if m < len(b.owners) && b.owners[m] == i {
+			if err := s.finishCharged(ctx, &b.items[i], b.calls[m:m+1], m < taken, b.failed); err != nil {
+				s.refundFrom(ctx, b, 0)
+				return 0, err
+			}
+			m++
+		}
+	}
+	b.records, b.errs = sized(b.records, n), sized(b.errs, n)
+	clear(b.errs)
+	for i := range n {
+		j := &b.items[i]
+		j.fillRecord(s.latency(j))
+		b.records[i] = &j.rec
+	}
+	kept := s.recordTogether(ctx, b)
+	clear(b.records)
+	down := false
+	for i := range n {
+		j := &b.items[i]
+		j.ledgerDown = down
+		s.conclude(ctx, j, kept && b.errs[i] == nil)
+		down = j.ledgerDown
+	}
+	return n, nil
+}
+
+// recordTogether reports whether the recorder came to its end.
+func (s *Service) recordTogether(ctx context.Context, b *batchCall) (ended bool) {
+	defer func() {
+		if value := recover(); value != nil {
+			for i := range b.records {
+				b.items[i].spoiled = true
+			}
+			s.tellPanic(b.items[0].dec.ID, value)
+		}
+	}()
+	RecordAll(ctx, s.cfg.Recorder, b.records, b.errs)
+	return true
 }
 
 // finishAll finishes and records the items in order, up to the one that ends

@@ -365,6 +365,64 @@ func TestBatchWhoseRecordsFail(t *testing.T) {
 	f.wantRoom(t, 4)
 }
 
+// together is a recorder that is asked for whole batches.
+type together struct {
+	pdp.Recorder
+
+	sizes []int
+	panic bool
+}
+
+func (r *together) RecordAll(ctx context.Context, records []*pdp.Record, errs []error) {
+	r.sizes = append(r.sizes, len(records))
+	if r.panic {
+		panic("no more ink")
+	}
+	for i, record := range records {
+		errs[i] = r.Record(ctx, record)
+	}
+}
+
+// Items of a batch that none of them can end are recorded at once, also through
+// what looks at records; what then was not kept is not allowed, and costs nothing.
+func TestBatchIsRecordedTogether(t *testing.T) {
+	t.Parallel()
+	lost := with(readNote, func(r *pdp.Request) { r.RequestID = "lost" })
+	denied := call("reader", "sing", "notes/1")
+	for name, tc := range map[string]struct {
+		sem   pdp.Semantic
+		panic bool
+		sizes []int
+		want  []pdp.Reason
+		left  int64
+	}{
+		"all":        {pdp.ExecuteAll, false, []int{4}, []pdp.Reason{pdp.ReasonOK, pdp.ReasonAuditUnavailable, pdp.ReasonNoMatchingScope, pdp.ReasonOK}, 3},
+		"all, panic": {pdp.ExecuteAll, true, []int{4}, []pdp.Reason{pdp.ReasonAuditUnavailable, pdp.ReasonAuditUnavailable, pdp.ReasonNoMatchingScope, pdp.ReasonAuditUnavailable}, 5},
+		"until one":  {pdp.DenyOnFirstDeny, false, nil, []pdp.Reason{pdp.ReasonOK, pdp.ReasonAuditUnavailable}, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var group *together
+			told := 0
+			f := newFixture(t, notesPolicy, func(c *pdp.Config) {
+				group = &together{Recorder: c.Recorder, panic: tc.panic}
+				c.Recorder = pdp.Observe(group, func(_ context.Context, r *pdp.Record, err error) {
+					if told++; (err != nil) != (r.RequestID == "lost") {
+						t.Errorf("%s: told %v", r.RequestID, err)
+					}
+				})
+			})
+			f.rec.fail = failRequest("lost")
+			wantReasons(t, batch(t, f, tc.sem, readNote, lost, denied, readNote), tc.want...)
+			if !slices.Equal(group.sizes, tc.sizes) || (!tc.panic && told != len(tc.want)) || (f.panics.Load() != 0) != tc.panic {
+				t.Errorf("asked for %v, told of %d, %d panics", group.sizes, told, f.panics.Load())
+			}
+			group.panic = false
+			f.wantRoom(t, tc.left)
+		})
+	}
+}
+
 func failRequest(id string) func(*pdp.Record) error {
 	return func(r *pdp.Record) error {
 		if r.RequestID == id {

@@ -57,16 +57,15 @@ func NewActivity(now func() time.Time) *Activity {
 // Recorder returns a recorder that has next keep each record and counts the
 // decisions among them as they leave.
 func (a *Activity) Recorder(next Recorder) Recorder {
-	return RecorderFunc(func(ctx context.Context, r *Record) error {
-		err := next.Record(ctx, r)
-		if r.Change == nil && r.Event == nil && !r.DryRun && established(r) {
-			verdict := r.Verdict
-			if err != nil && verdict == Allow {
-				verdict = Deny
-			}
-			a.count(r.Agent, verdict, r.Time)
+	return Observe(next, func(_ context.Context, r *Record, err error) {
+		if r.Change != nil || r.Event != nil || r.DryRun || !established(r) {
+			return
 		}
-		return err
+		verdict := r.Verdict
+		if err != nil && verdict == Allow {
+			verdict = Deny
+		}
+		a.count(r.Agent, verdict, r.Time)
 	})
 }
 

@@ -314,7 +314,12 @@ func (s *Service) refundReceipt(ctx context.Context, j *judgment, lim limiter.Li
 // answer. Behind it is kept what can be settled later.
 func (s *Service) record(ctx context.Context, j *judgment) {
 	j.fillRecord(s.latency(j))
-	if !s.recorded(ctx, j) && j.reached == Allow {
+	s.conclude(ctx, j, s.recorded(ctx, j))
+}
+
+// conclude makes the answer of a judgment that was recorded, or was not.
+func (s *Service) conclude(ctx context.Context, j *judgment, recorded bool) {
+	if !recorded && j.reached == Allow {
 		s.deny(j, ReasonAuditUnavailable, nil)
 		s.refund(ctx, j)
 	}

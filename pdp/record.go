@@ -18,6 +18,52 @@ type Recorder interface {
 	Record(ctx context.Context, r *Record) error
 }
 
+// GroupRecorder is a [Recorder] that keeps many records sooner together than one
+// after the other: the decisions of a batch.
+type GroupRecorder interface {
+	Recorder
+	// RecordAll is Record of each, in their order. errs, as long as records and all
+	// nil, takes what Record would have returned for each.
+	RecordAll(ctx context.Context, records []*Record, errs []error)
+}
+
+// RecordAll has r record each of records, together if it can; see [GroupRecorder].
+func RecordAll(ctx context.Context, r Recorder, records []*Record, errs []error) {
+	if group, ok := r.(GroupRecorder); ok {
+		group.RecordAll(ctx, records, errs)
+		return
+	}
+	for i, record := range records {
+		errs[i] = r.Record(ctx, record)
+	}
+}
+
+// Observe returns a recorder that has next keep each record, and then tells what
+// became of it: err is what next returned.
+func Observe(next Recorder, told func(ctx context.Context, r *Record, err error)) GroupRecorder {
+	return &observed{next, told}
+}
+
+type observed struct {
+	next Recorder
+	told func(ctx context.Context, r *Record, err error)
+}
+
+// Record implements [Recorder].
+func (o *observed) Record(ctx context.Context, r *Record) error {
+	err := o.next.Record(ctx, r)
+	o.told(ctx, r, err)
+	return err
+}
+
+// RecordAll implements [GroupRecorder].
+func (o *observed) RecordAll(ctx context.Context, records []*Record, errs []error) {
+	RecordAll(ctx, o.next, records, errs)
+	for i, record := range records {
+		o.told(ctx, record, errs[i])
+	}
+}
+
 // RecorderFunc makes a function a [Recorder].
 type RecorderFunc func(ctx context.Context, r *Record) error
 

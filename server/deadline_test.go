@@ -90,7 +90,7 @@ func TestWaiting(t *testing.T) {
 		place := begin(ctx)
 		ctx, end := bound(ctx, time.Second)
 		defer end()
-		held := Waiting(context.WithValue(ctx, struct{}{}, 1), time.Minute)
+		held := Waiting(context.WithValue(ctx, t, 1), time.Minute)
 		if f.busy() != 1 {
 			t.Error("the place is free before the call is held")
 		}

@@ -1,6 +1,7 @@
 package fileaudit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -384,4 +385,95 @@ func TestCompressionCutShort(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
 	}
+}
+
+// durableDisk knows what of its files an fsync has confirmed.
+type durableDisk struct {
+	mu   sync.Mutex
+	kept []byte
+	fail func() bool // of each fsync
+}
+
+type durableFile struct {
+	file
+
+	disk    *durableDisk
+	written []byte // since the last fsync
+}
+
+func (d *durableDisk) open(path string) (file, error) {
+	f, err := createFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return &durableFile{file: f, disk: d}, nil
+}
+
+func (f *durableFile) Write(p []byte) (int, error) {
+	n, err := f.file.Write(p)
+	f.written = append(f.written, p[:n]...)
+	return n, err
+}
+
+func (f *durableFile) Sync() error {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	if f.disk.fail() {
+		return syscall.EIO
+	}
+	f.disk.kept = append(f.disk.kept, f.written...)
+	f.written = nil
+	return nil
+}
+
+// lacks tells which decisions a loss of power now would take out of the log.
+func (d *durableDisk) lacks(ids []string) (missing []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range ids {
+		if !bytes.Contains(d.kept, []byte(`"`+id+`"`)) {
+			missing = append(missing, id)
+		}
+	}
+	return missing
+}
+
+// A record that is on the disk has all that its caller appended before it there
+// as well, also behind faults and over segments.
+func TestSyncVouchesForWhatCameBefore(t *testing.T) {
+	t.Parallel()
+	rng, faults := rand.New(rand.NewPCG(1, 20260101)), rand.New(rand.NewPCG(2, 20260101))
+	disk := &durableDisk{fail: func() bool { return false }}
+	cfg, _ := testConfig(t)
+	cfg.create, cfg.SegmentBytes = disk.open, 8<<10
+	l := mustOpen(t, cfg)
+	disk.mu.Lock()
+	disk.fail = func() bool { return faults.IntN(20) == 0 }
+	disk.mu.Unlock()
+	confirmed, refused := 0, 0
+	for round := range 300 {
+		var taken []string
+		for i := range rng.IntN(8) {
+			id := fmt.Sprintf("a-%d-%d", round, i)
+			if l.Append(t.Context(), decision(id), audit.Async) == nil {
+				taken = append(taken, id)
+			}
+		}
+		id := fmt.Sprintf("s-%d", round)
+		if err := l.Append(t.Context(), decision(id), audit.Sync); err != nil {
+			refused++
+			testkit.Eventually(t, "a log that takes records again", func() bool { return l.Err() == nil })
+			continue
+		}
+		confirmed++
+		if missing := disk.lacks(append(taken, id)); len(missing) > 0 {
+			t.Fatalf("round %d: %q were taken before a record that is on the disk, and are not there", round, missing)
+		}
+	}
+	if confirmed < 100 || refused == 0 {
+		t.Errorf("%d confirmed, %d refused: the faults proved nothing", confirmed, refused)
+	}
+	disk.mu.Lock()
+	disk.fail = func() bool { return false }
+	disk.mu.Unlock()
 }

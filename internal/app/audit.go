@@ -89,14 +89,46 @@ type auditing struct {
 
 // Record implements pdp.Recorder.
 func (r *auditing) Record(ctx context.Context, rec *pdp.Record) error {
+	return r.pass(ctx, rec, r.keep(ctx, rec, r.durability(rec)))
+}
+
+// RecordAll implements pdp.GroupRecorder. A record that is on the disk has all
+// before it there as well, so that the last one that has to be waits for all.
+func (r *auditing) RecordAll(ctx context.Context, records []*pdp.Record, errs []error) {
+	last := len(records) - 1
+	for last >= 0 && r.durability(records[last]) == audit.Async {
+		last--
+	}
+	for i, rec := range records {
+		d := audit.Async
+		if i == last {
+			d = audit.Sync
+		}
+		errs[i] = r.keep(ctx, rec, d)
+	}
+	for i, rec := range records {
+		if last >= 0 && errs[last] != nil && errs[i] == nil && r.durability(rec) != audit.Async {
+			errs[i] = errs[last]
+		}
+		errs[i] = r.pass(ctx, rec, errs[i])
+	}
+}
+
+// keep has the audit keep a record.
+func (r *auditing) keep(ctx context.Context, rec *pdp.Record, d audit.Durability) error {
 	line, _ := r.records.Get().(*audit.Record)
 	fillAudit(line, rec)
 	// A caller who is gone was decided about all the same.
-	err := r.sink.Append(context.WithoutCancel(ctx), line, r.durability(rec))
+	err := r.sink.Append(context.WithoutCancel(ctx), line, d)
 	*line = audit.Record{Limits: line.Limits[:0], Shadow: line.Shadow[:0]}
 	r.records.Put(line)
-	if err != nil {
-		return r.next.Unaudited(ctx, rec, err)
+	return err
+}
+
+// pass hands on a record that the audit kept, or did not for a cause.
+func (r *auditing) pass(ctx context.Context, rec *pdp.Record, cause error) error {
+	if cause != nil {
+		return r.next.Unaudited(ctx, rec, cause)
 	}
 	return r.next.Record(ctx, rec)
 }

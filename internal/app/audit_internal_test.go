@@ -41,6 +41,22 @@ limits: {calls: {rate: 1000/second, per: [agent]}}
 			}
 			return dec
 		}
+		askAll := func() map[pdp.Reason]int {
+			t.Helper()
+			one := pdp.Request{Agent: "bot", Action: "update", Resource: "x", RequestID: "batch"}
+			decs, err := a.decider.Batch(t.Context(), []pdp.Request{one, one, {Agent: "bot", Action: "read", Resource: "x", RequestID: "batch"}}, pdp.ExecuteAll, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reasons := map[pdp.Reason]int{}
+			for i := range decs {
+				reasons[decs[i].Reason]++
+			}
+			return reasons
+		}
+		if got := askAll(); got[pdp.ReasonOK] != 3 {
+			t.Errorf("%s: a batch: %v", mode, got)
+		}
 		if dec := ask(); dec.Verdict != pdp.Allow {
 			t.Errorf("%s: %v %v, want ALLOW", mode, dec.Verdict, dec.Reason)
 		}
@@ -50,11 +66,14 @@ limits: {calls: {rate: 1000/second, per: [agent]}}
 		if dec := ask(); dec.Verdict != pdp.Deny || dec.Reason != pdp.ReasonAuditUnavailable {
 			t.Errorf("%s: without an audit: %v %v, want DENY audit_unavailable", mode, dec.Verdict, dec.Reason)
 		}
+		if got := askAll(); got[pdp.ReasonAuditUnavailable] != 3 {
+			t.Errorf("%s: a batch without an audit: %v", mode, got)
+		}
 		stop()
 		if err := testkit.Receive(t, "the end of Run", ended); err != nil {
 			t.Error(err)
 		}
-		if said := out.String(); strings.Count(said, `"decision":"ALLOW"`) != 1 || !strings.Contains(said, `"reason":"audit_unavailable"`) {
+		if said := out.String(); strings.Count(said, `"decision":"ALLOW"`) != 4 || !strings.Contains(said, `"reason":"audit_unavailable"`) {
 			t.Errorf("%s: the decision log says\n%s", mode, said)
 		}
 	}

@@ -2,8 +2,10 @@ package app_test
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,5 +130,56 @@ func TestAuditIsOneServers(t *testing.T) {
 	deps := app.Deps{Stdout: &testkit.Buffer{}, Stderr: &testkit.Buffer{}, Embedded: true}
 	if _, err := app.New(t.Context(), &cfg, deps); !errors.Is(err, fileaudit.ErrInUse) {
 		t.Errorf("a second server on the same audit: %v, want it refused", err)
+	}
+}
+
+// A batch of writes waits for the disk once, and each of it is there before the
+// answer leaves.
+func TestBatchIsRecordedTogether(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *config.Config) { c.Policy = policyDir(t, auditedPolicy) })
+	fsyncs := func() (n int) {
+		t.Helper()
+		_, body := r.get(t, "/metrics")
+		_, rest, found := strings.Cut(body, "\nkelpie_audit_fsyncs_total ")
+		if _, err := fmt.Sscan(rest, &n); !found || err != nil {
+			t.Fatal(found, err)
+		}
+		return n
+	}
+	in := &authzv1.BatchAuthorizeRequest{}
+	for i := range 200 {
+		in.Requests = append(in.Requests, &authzv1.AuthorizeRequest{
+			Agent: "writer", Action: []string{"update", "read"}[i%2], Resource: "docs/1", SourceIp: "10.1.1.1", RequestId: fmt.Sprint(i),
+		})
+	}
+	before := fsyncs()
+	out, err := r.client(t).BatchAuthorize(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := fsyncs()
+	for i, one := range out.GetResponses() {
+		if one.GetDecision() != authzv1.Decision_DECISION_ALLOW {
+			t.Fatalf("item %d: %v", i, one)
+		}
+	}
+	// The log signs itself each second besides.
+	if after == before || after-before > 10 {
+		t.Errorf("%d fsyncs for a batch of 100 writes and 100 reads", after-before)
+	}
+	i := 0
+	lines := fileaudit.NewReader(filepath.Join(r.cfg.State, "audit")).Query(t.Context(), &audit.Query{Kinds: []audit.Kind{audit.KindDecision}, Order: audit.OldestFirst})
+	for l, err := range lines {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.RequestID != fmt.Sprint(i) {
+			t.Fatalf("line %d is of request %s", i, l.RequestID)
+		}
+		i++
+	}
+	if i < 199 { // The last is a read, which need not be there yet.
+		t.Errorf("%d lines at the answer", i)
 	}
 }

@@ -56,12 +56,10 @@ const (
 // Recorder returns a recorder that has next keep each record, and tells the
 // span of the call about it.
 func (t *Tracing) Recorder(next pdp.Recorder) pdp.Recorder {
-	return pdp.RecorderFunc(func(ctx context.Context, rec *pdp.Record) error {
-		err := next.Record(ctx, rec)
+	return pdp.Observe(next, func(ctx context.Context, rec *pdp.Record, err error) {
 		if s, ok := ctx.Value(seenKey{}).(*seen); ok {
 			s.add(rec, err)
 		}
-		return err
 	})
 }
 

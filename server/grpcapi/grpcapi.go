@@ -11,7 +11,6 @@
 package grpcapi
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,8 +141,12 @@ func (a *API) hold(ctx context.Context, gateway string, in *authzv1.AuthorizeReq
 	if err := a.cfg.Holder.Authorize(ctx, &s.req, in.GetWait().AsDuration(), &s.dec); err != nil {
 		return a.mapError(err, "")
 	}
-	if now, err := a.cfg.Standing(ctx); err != nil || now != gateway {
-		return cmp.Or(err, status.Error(codes.PermissionDenied, "the gateway that asked is not the one that waited"))
+	now, err := a.cfg.Standing(ctx)
+	if err != nil {
+		return err
+	}
+	if now != gateway {
+		return status.Error(codes.PermissionDenied, "the gateway is another one now than when it asked")
 	}
 	out.fill(&s.dec)
 	return nil
