@@ -141,6 +141,9 @@ func (r *auditing) durability(rec *pdp.Record) audit.Durability {
 		return audit.Sync
 	case r.mode == config.AuditAsync:
 		return audit.Async
+	case rec.Event != nil && rec.Event.Kind == pdp.ApprovalUsed:
+		// The decision that used it is recorded next, and waits for both.
+		return audit.Async
 	case rec.Change != nil || rec.Event != nil:
 		return audit.Sync
 	case rec.Verdict == pdp.Allow && !rec.DryRun && (rec.Risk != "read" || rec.ApprovalID != ""):

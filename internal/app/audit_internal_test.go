@@ -96,3 +96,32 @@ func TestApprovalEventsAreAudited(t *testing.T) {
 		}
 	}
 }
+
+// What may be done only once is on the disk before it is.
+func TestDurability(t *testing.T) {
+	t.Parallel()
+	event := func(k pdp.ApprovalEventKind) *pdp.Record { return &pdp.Record{Event: &pdp.ApprovalEvent{Kind: k}} }
+	for name, tc := range map[string]struct {
+		rec         *pdp.Record
+		writes, all audit.Durability
+	}{
+		"a read":                {&pdp.Record{Verdict: pdp.Allow, Risk: "read"}, audit.Async, audit.Sync},
+		"a write":               {&pdp.Record{Verdict: pdp.Allow, Risk: "write"}, audit.Sync, audit.Sync},
+		"a write that is not":   {&pdp.Record{Verdict: pdp.Deny, Risk: "write"}, audit.Async, audit.Sync},
+		"a dry run":             {&pdp.Record{Verdict: pdp.Allow, Risk: "write", DryRun: true}, audit.Async, audit.Sync},
+		"an approved read":      {&pdp.Record{Verdict: pdp.Allow, Risk: "read", ApprovalID: "apr_1"}, audit.Sync, audit.Sync},
+		"a change":              {&pdp.Record{Change: &pdp.Change{}}, audit.Sync, audit.Sync},
+		"a vote":                {event(pdp.ApprovalVoted), audit.Sync, audit.Sync},
+		"an approval's opening": {event(pdp.ApprovalOpened), audit.Sync, audit.Sync},
+		"an approval's use, which its decision follows": {event(pdp.ApprovalUsed), audit.Async, audit.Sync},
+	} {
+		for mode, want := range map[config.AuditMode]audit.Durability{
+			config.AuditWrites: tc.writes, config.AuditAll: tc.all, config.AuditAsync: audit.Async,
+		} {
+			r := auditing{mode: mode}
+			if got := r.durability(tc.rec); got != want {
+				t.Errorf("%s, %s: %s, want %s", name, mode, got, want)
+			}
+		}
+	}
+}
