@@ -91,8 +91,25 @@ func startTo(t *testing.T, stdout io.Writer, change func(*config.Config)) *runni
 		default:
 			<-r.ended
 		}
+		r.noSecrets(t, stdout)
 	})
 	return r
+}
+
+// noSecrets looks for the tests' secrets, and for the admin token, in all that the App wrote.
+func (r *running) noSecrets(t *testing.T, stdout io.Writer) {
+	t.Helper()
+	token, err := os.ReadFile(filepath.Join(r.cfg.State, server.AdminTokenFile))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	text := strings.TrimSpace(string(token))
+	testkit.NoSecretsUnder(t, r.cfg.State, []string{server.AdminTokenFile}, text)
+	testkit.NoSecrets(t, "the server's log", r.stderr.String(), text)
+	if log, ok := stdout.(*testkit.Buffer); ok {
+		testkit.NoSecrets(t, "the decision log", log.String(), text)
+	}
 }
 
 // end drains and returns what Run said.

@@ -84,6 +84,10 @@ func (p *Process) cleanup(tb testing.TB) {
 		<-p.exited
 		tb.Errorf("%s did not end within %v of SIGTERM", p.name, patience)
 	}
+	if filepath.Base(p.cmd.Path) == "kelpie" {
+		NoSecrets(tb, "its standard output", p.Stdout.String())
+		NoSecrets(tb, "its standard error", p.Stderr.String())
+	}
 	if tb.Failed() {
 		tb.Logf("%s ended: %v\n--- its standard output\n%s\n--- its standard error\n%s", p.name, p.err, tail(p.Stdout), tail(p.Stderr))
 	}

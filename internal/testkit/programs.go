@@ -79,8 +79,10 @@ func StartKelpie(tb testing.TB, cfg KelpieConfig) *Kelpie {
 	if k.GRPC == "" {
 		k.GRPC = FreeAddr(tb)
 	}
+	state := filepath.Join(tb.TempDir(), "state")
+	tb.Cleanup(func() { NoSecretsUnder(tb, state, nil) })
 	args := append([]string{
-		"serve", "--policy", cfg.Policy, "--state", filepath.Join(tb.TempDir(), "state"),
+		"serve", "--policy", cfg.Policy, "--state", state,
 		"--grpc-addr", k.GRPC, "--admin-addr", FreeAddr(tb), "--health-addr", k.Health,
 	}, cfg.Args...)
 	k.Process = Start(tb, Program{Name: "kelpie", Path: cfg.Binary, Args: args})
