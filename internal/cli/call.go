@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
@@ -25,6 +27,7 @@ type callFlags struct {
 	tool, toolServer                 string
 	cost                             float64
 	dryRun                           bool
+	wait                             time.Duration
 	asJSON                           bool
 
 	set *pflag.FlagSet
@@ -64,6 +67,9 @@ func (f *callFlags) request() (*authzv1.AuthorizeRequest, error) {
 	req := &authzv1.AuthorizeRequest{
 		Agent: f.agent, Action: f.action, Resource: f.resource, SourceIp: f.ip, RequestId: f.requestID,
 		Subject: f.subject, SessionId: f.session, RunId: f.run, Cost: f.cost, DryRun: f.dryRun,
+	}
+	if f.set.Changed("wait") {
+		req.Wait = durationpb.New(f.wait)
 	}
 	if f.tool != "" || f.toolServer != "" {
 		req.Tool = &authzv1.Tool{Name: f.tool, Server: f.toolServer}
@@ -106,6 +112,8 @@ func (f *callFlags) asker(env *Env) (asker, error) {
 	switch {
 	case dir != "" && addr != "":
 		return nil, errors.New("both a policy directory and a server are named; give --policy or --server")
+	case dir != "" && f.wait != 0:
+		return nil, errors.New("--wait is for a running server, where humans decide; give --server, or leave it out")
 	case dir != "":
 		return newLocal(env, dir)
 	case addr != "":
