@@ -2,12 +2,17 @@ package app
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/kelpie-authz/kelpie/audit"
 	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/internal/obs"
 	"github.com/kelpie-authz/kelpie/internal/testkit"
 	"github.com/kelpie-authz/kelpie/pdp"
 )
@@ -123,5 +128,45 @@ func TestDurability(t *testing.T) {
 				t.Errorf("%s, %s: %s, want %s", name, mode, got, want)
 			}
 		}
+	}
+}
+
+// unsure is a sink that takes everything, and puts nothing on the disk.
+type unsure struct{ taken int }
+
+func (u *unsure) Append(_ context.Context, _ *audit.Record, d audit.Durability) error {
+	u.taken++
+	if d == audit.Sync {
+		return audit.ErrUnavailable
+	}
+	return nil
+}
+
+func (u *unsure) Close() error { return nil }
+
+// The last record of a batch that has to be on the disk vouches for those before
+// it: where it is not there, none that has to be is.
+func TestOneRecordVouchesForABatch(t *testing.T) {
+	t.Parallel()
+	log, err := obs.NewRecorder(slog.DiscardHandler, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink := &unsure{}
+	r := &auditing{sink: sink, mode: config.AuditWrites, next: log}
+	r.records.New = func() any { return new(audit.Record) }
+	var records []*pdp.Record
+	for _, risk := range []string{"write", "read", "write", "read"} {
+		records = append(records, &pdp.Record{Verdict: pdp.Allow, Risk: risk, Reason: pdp.ReasonOK})
+	}
+	errs := make([]error, len(records))
+	r.RecordAll(t.Context(), records, errs)
+	for i, lost := range []bool{true, false, true, false} {
+		if errors.Is(errs[i], audit.ErrUnavailable) != lost {
+			t.Errorf("record %d, %s: %v", i, records[i].Risk, errs[i])
+		}
+	}
+	if sink.taken != 4 {
+		t.Errorf("%d records were appended", sink.taken)
 	}
 }

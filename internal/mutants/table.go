@@ -75,7 +75,9 @@ func pdpMutants() []mutant {
 		in("settle.go", "settle: to one cost", "case !first && before != math.Float64bits(actual):", "case false:"),
 		in("approval.go", "consume", "if j.granted == ReasonOK || j.req.DryRun {", "if true {"),
 		in("approval.go", "consume: a lost race refunds", "s.refund(ctx, j)\n\t\ts.denyApproval(j, used.Found)", "s.denyApproval(j, used.Found)"),
-		in("judgment.go", "audit", "if !s.recorded(ctx, j) && j.reached == Allow {", "if !s.recorded(ctx, j) && false {"),
+		in("judgment.go", "audit", "if !recorded && j.reached == Allow {", "if !recorded && false {"),
+		in("batch.go", "audit: each item of a batch needs its record", "kept && b.errs[i] == nil)", "kept)"),
+		in("batch.go", "audit: a batch whose recorder broke", "kept && b.errs[i] == nil)", "(kept || true) && b.errs[i] == nil)"),
 		in("judgment.go", "audit: what was not recorded is refunded", "s.deny(j, ReasonAuditUnavailable, nil)\n\t\ts.refund(ctx, j)", "s.deny(j, ReasonAuditUnavailable, nil)"),
 		in("judgment.go", "a dry run opens no door", "j.dec.WouldBe = j.reached\n\t\treturn", "j.dec.WouldBe = j.reached"),
 	}

@@ -16,8 +16,18 @@ func approvalMutants() []mutant {
 		kept("approvals.go", "so many at once", "if pending >= limits.Pending {", "if false {"),
 		{
 			name: "audit: an ALLOW needs its record", file: "internal/app/audit.go",
-			old: "	if err != nil {\n		return r.next.Unaudited(ctx, rec, err)", new: "	if false {\n		return r.next.Unaudited(ctx, rec, err)",
+			old: "	if cause != nil {\n		return r.next.Unaudited(ctx, rec, cause)", new: "	if false {\n		return r.next.Unaudited(ctx, rec, cause)",
 			tests: []string{"./internal/app"}, flags: []string{"-test.run=Audit"},
+		},
+		{
+			name: "audit: a batch needs the record that vouches for it", file: "internal/app/audit.go",
+			old: "if last >= 0 && errs[last] != nil && errs[i] == nil", new: "if false && errs[i] == nil",
+			tests: []string{"./internal/app"}, flags: []string{"-test.run=Vouch"},
+		},
+		{
+			name: "wait: the gateway's standing after it", file: "server/grpcapi/grpcapi.go",
+			old: "if now != gateway {", new: "if now == \"\" {",
+			tests: []string{"./server/grpcapi"}, flags: []string{"-test.run=Wait"},
 		},
 	}
 }
