@@ -28,6 +28,7 @@ type callFlags struct {
 	cost                             float64
 	dryRun                           bool
 	wait                             time.Duration
+	approval                         string
 	asJSON                           bool
 
 	set *pflag.FlagSet
@@ -65,7 +66,7 @@ func (f *callFlags) request() (*authzv1.AuthorizeRequest, error) {
 		return nil, fmt.Errorf("the call is incomplete: give %s", join(missing))
 	}
 	req := &authzv1.AuthorizeRequest{
-		Agent: f.agent, Action: f.action, Resource: f.resource, SourceIp: f.ip, RequestId: f.requestID,
+		Agent: f.agent, Action: f.action, Resource: f.resource, SourceIp: f.ip, RequestId: f.requestID, ApprovalId: f.approval,
 		Subject: f.subject, SessionId: f.session, RunId: f.run, Cost: f.cost, DryRun: f.dryRun,
 	}
 	if f.set.Changed("wait") {
@@ -112,8 +113,8 @@ func (f *callFlags) asker(env *Env) (asker, error) {
 	switch {
 	case dir != "" && addr != "":
 		return nil, errors.New("both a policy directory and a server are named; give --policy or --server")
-	case dir != "" && f.wait != 0:
-		return nil, errors.New("--wait is for a running server, where humans decide; give --server, or leave it out")
+	case dir != "" && (f.wait != 0 || f.approval != ""):
+		return nil, errors.New("--wait and --approval-id are for a running server, where humans decide; give --server, or leave them out")
 	case dir != "":
 		return newLocal(env, dir)
 	case addr != "":

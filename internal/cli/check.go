@@ -29,6 +29,7 @@ func newCheck(env *Env) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runCheck(cmd, env, &f) },
 	}
 	f.register(cmd)
+	cmd.Flags().StringVar(&f.approval, "approval-id", "", "the `id` of the approval that the call has; one for exactly this call is found without it (needs --server)")
 	cmd.Flags().DurationVar(&f.wait, "wait", 0, "how long to wait for the humans where their yes is needed, at most 30s (needs --server)")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "decide, but charge nothing and change nothing")
 	return cmd
