@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/limiter"
 	"github.com/kelpie-authz/kelpie/limiter/redislimiter"
+	"github.com/kelpie-authz/kelpie/limiter/sqlitejournal"
 )
 
 // limits are the parts that keep what was charged.
@@ -25,9 +27,14 @@ type limits struct {
 	fallback limiter.Limiter
 	ledger   limiter.Ledger
 	replicas func() int
-	// shared is the limiter if it is in Redis, else nil.
+	// shared is the limiter if it is in Redis, else nil; kept is it if not.
 	shared *redislimiter.Limiter
+	kept   *limiter.Kept
 }
+
+// quotasFile is the file of the state directory that keeps what quotas have used,
+// where limits are kept in this process.
+const quotasFile = "quotas.db"
 
 // buildLimits makes the limiter: in this process, or in Redis with one in this
 // process that stands in while Redis is away.
@@ -37,12 +44,7 @@ func (a *App) buildLimits(ctx context.Context) error {
 		return fmt.Errorf("make the limiter: %w", err)
 	}
 	if a.cfg.Redis.URL == "" {
-		ledger, err := limiter.NewMemoryLedger(limiter.MemoryLedgerConfig{Clock: a.deps.Now})
-		if err != nil {
-			return fmt.Errorf("make the ledger: %w", err)
-		}
-		a.limits = limits{limiter: memory, ledger: ledger}
-		return nil
+		return a.buildKeptLimits(ctx, memory)
 	}
 	took := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "kelpie_redis_exchange_seconds", Help: "How long exchanges with Redis about limits took.",
@@ -73,6 +75,25 @@ func (a *App) buildLimits(ctx context.Context) error {
 	}
 	a.limits = limits{limiter: shared, fallback: memory, ledger: shared.Ledger(), replicas: shared.Replicas, shared: shared}
 	return a.register(took, redisMetrics{shared})
+}
+
+// buildKeptLimits makes the limiter in this process, whose quotas outlive it.
+func (a *App) buildKeptLimits(ctx context.Context, memory *limiter.Memory) error {
+	ledger, err := limiter.NewMemoryLedger(limiter.MemoryLedgerConfig{Clock: a.deps.Now})
+	if err != nil {
+		return fmt.Errorf("make the ledger: %w", err)
+	}
+	ctx = context.WithoutCancel(ctx) // A start that is not wanted any more ends in order all the same.
+	journal, err := sqlitejournal.Open(ctx, filepath.Join(a.cfg.State, quotasFile))
+	if err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	kept, err := limiter.NewKept(ctx, memory, journal)
+	if err != nil {
+		return errors.Join(fmt.Errorf("limits: %w", err), journal.Close())
+	}
+	a.limits = limits{limiter: kept, ledger: ledger, kept: kept}
+	return nil
 }
 
 // sayRefused logs what Redis refuses, each cause once a minute at most.
@@ -183,6 +204,11 @@ func (l *limits) where() string {
 func (l *limits) fault() string {
 	if l.shared != nil && l.shared.Stats().Open > 0 {
 		return "Redis does not answer: limits are judged as their on_unavailable says"
+	}
+	if l.kept != nil {
+		if err := l.kept.Err(); err != nil {
+			return "calls with a quota are judged as its on_unavailable says: " + err.Error()
+		}
 	}
 	return ""
 }
