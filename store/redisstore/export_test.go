@@ -15,6 +15,11 @@ func SealAs(tb testing.TB, s *Store, name string, schema uint16, content []byte)
 	return s.seal.seal(name, schema, content)
 }
 
+// Writes tells whether a name is that of a script that changes something.
+func Writes(sha string) bool {
+	return sha == openScript.sha || sha == swapScript.sha || sha == pruneScript.sha
+}
+
 const fuzzName = "p:{p:approvals}:record:a"
 
 func fuzzSealer(tb testing.TB) *sealer {

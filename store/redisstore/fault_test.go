@@ -55,8 +55,6 @@ func TestCutAfterSend(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = st.Close() }()
-			plain := at("")
-			plain.options.URL, plain.cfg.Prefix = server.URL(), s.cfg.Prefix
 			// All scripts are known by their names from here on.
 			for i, id := range []string{"warm", "a"} {
 				approved(t, st, id)
@@ -69,40 +67,52 @@ func TestCutAfterSend(t *testing.T) {
 			}
 			keep := approved(t, st, "keep")
 
-			// Each step reads before it writes, so it is the second script that is cut.
-			cut := func(what string, f func() error) {
+			// Each step reads before it writes; what writes is cut.
+			client.AddHook(cutWrites{proxy})
+			cut := func(what string, want int64, f func() error) {
 				t.Helper()
-				// A reply is cut at once if it is to a script that wrote.
 				before := ran(t, server)
-				gate := &cutSecond{proxy: proxy}
-				err := gate.run(f)
+				err := f()
 				proxy.Cut(0)
 				proxy.Settle(t)
+				if proxy.Cuts() == 0 {
+					t.Fatalf("%s: nothing was cut", what)
+				}
 				if !errors.Is(err, store.ErrUnavailable) {
 					t.Errorf("%s: %v, want that nobody knows", what, err)
 				}
-				if n := ran(t, server) - before; n != gate.want {
-					t.Errorf("%s: %d scripts were run, want %d: nothing twice", what, n, gate.want)
+				if n := ran(t, server) - before; n != want {
+					t.Errorf("%s: it was told or deleted %d times, want %d", what, n, want)
 				}
 			}
-			cut("a use", func() error {
+			cut("a use", 1, func() error {
 				next := keep.Clone()
 				next.State, next.EndedAt = store.Consumed, time.Now()
 				return st.Swap(t.Context(), next)
 			})
-			cut("an opening", func() error {
+			cut("an opening", 1, func() error {
 				_, _, err := st.Open(t.Context(), pending("b"), store.OpenLimits{Now: time.Now()})
 				return err
 			})
+			cut("a removal", 2, func() error {
+				_, err := st.Prune(t.Context(), time.Now().Add(time.Minute))
+				return err
+			})
+			if n, err := st.Prune(t.Context(), time.Now().Add(time.Minute)); n != 0 || err != nil {
+				t.Errorf("then %d are removed, %v", n, err)
+			}
+			if a, err := st.Get(t.Context(), "b"); err != nil || a.Version != 1 {
+				t.Errorf("what was opened: %+v, %v", a, err)
+			}
 		})
 	}
 }
 
-// ran is how many scripts a server has run.
+// ran is how often scripts have told of a change, or deleted a key.
 func ran(t *testing.T, r *testkit.Redis) int64 {
 	t.Helper()
 	var calls int64
-	for _, name := range []string{"cmdstat_evalsha", "cmdstat_eval"} {
+	for _, name := range []string{"cmdstat_publish", "cmdstat_del"} {
 		var n int64
 		_, _ = fmt.Sscanf(r.Info(t, name), "calls=%d,", &n)
 		calls += n
@@ -110,17 +120,22 @@ func ran(t *testing.T, r *testkit.Redis) int64 {
 	return calls
 }
 
-// cutSecond cuts the answers to scripts that follow a first one.
-type cutSecond struct {
-	proxy *testkit.CutProxy
-	want  int64
+// cutWrites cuts the next answers whenever a script that writes is sent.
+type cutWrites struct{ proxy *testkit.CutProxy }
+
+func (cutWrites) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (cutWrites) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
 
-func (c *cutSecond) run(f func() error) error {
-	redisstore.BeforeChange(func() { c.proxy.Cut(3, "evalsha", "eval") })
-	defer redisstore.BeforeChange(nil)
-	c.want = 2
-	return f()
+func (c cutWrites) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if args := cmd.Args(); len(args) > 1 && redisstore.Writes(fmt.Sprint(args[1])) {
+			c.proxy.Cut(3, "evalsha")
+		}
+		return next(ctx, cmd)
+	}
 }
 
 // While Redis stands still, answers come at once; when it is back they are right.
