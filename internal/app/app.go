@@ -158,6 +158,9 @@ func (a *App) Readiness() server.Readiness {
 	if fault := a.limits.fault(); fault != "" {
 		r.Faults = append(r.Faults, fault)
 	}
+	if fault := a.approvals.fault(); fault != "" {
+		r.Faults = append(r.Faults, fault)
+	}
 	if fault := a.tlsFault.Load(); fault != nil {
 		r.Faults = append(r.Faults, *fault)
 	}

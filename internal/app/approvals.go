@@ -11,12 +11,15 @@ import (
 	"github.com/kelpie-authz/kelpie/pdp"
 	"github.com/kelpie-authz/kelpie/server"
 	"github.com/kelpie-authz/kelpie/store"
+	"github.com/kelpie-authz/kelpie/store/redisstore"
 	"github.com/kelpie-authz/kelpie/store/sqlitestore"
 )
 
 // approvals are the parts that let humans decide.
 type approvals struct {
-	store  store.Approvals
+	store store.Approvals
+	// shared is the store if it is in Redis, else nil.
+	shared *redisstore.Store
 	desk   *pdp.Desk
 	holder *pdp.Holder
 }
@@ -25,19 +28,37 @@ type approvals struct {
 // keeps a record of what happens to them.
 func (a *App) buildApprovals(ctx context.Context, recorder pdp.Recorder, recent func(string) string) error {
 	// A start that is not wanted any more ends in order all the same.
-	kept, err := sqlitestore.Open(context.WithoutCancel(ctx), sqlitestore.Config{Dir: a.cfg.State})
-	if err != nil {
+	if err := a.openApprovals(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("approvals: %w", err)
 	}
-	a.approvals.store = kept
-	if a.limits.shared != nil {
-		a.log.WarnContext(ctx, "approvals are kept by this replica alone: a yes that it was told counts for calls to it", slog.String("key", "state"))
-	}
+	var err error
 	a.approvals.desk, err = pdp.NewDesk(pdp.DeskConfig{
-		Store: kept, Policy: a.policy, Recorder: recorder, Now: a.deps.Now, Recent: recent, Timer: newTimer,
+		Store: a.approvals.store, Policy: a.policy, Recorder: recorder, Now: a.deps.Now, Recent: recent, Timer: newTimer,
 	})
 	if err != nil {
 		return fmt.Errorf("make the approvals' desk: %w", err)
+	}
+	return nil
+}
+
+// openApprovals opens what keeps approvals: Redis if there is a key to seal them by,
+// else a file of this server.
+func (a *App) openApprovals(ctx context.Context) error {
+	if a.cfg.ApprovalsKeyFile != "" {
+		shared, err := a.shareApprovals(ctx)
+		if shared != nil {
+			a.approvals.store, a.approvals.shared = shared, shared
+		}
+		return err
+	}
+	kept, err := sqlitestore.Open(ctx, sqlitestore.Config{Dir: a.cfg.State})
+	if err != nil {
+		return err
+	}
+	a.approvals.store = kept
+	if a.limits.shared != nil {
+		a.log.WarnContext(ctx, "approvals are kept by this replica alone, and a yes that it was told counts for calls to it: "+
+			"to share them set approvals_key_file, the same on every replica; docs/approvals.md tells how to make the file", slog.String("key", "approvals_key_file"))
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func kindOf(key config.Key) string {
 		return "mode"
 	case key.Name == "audit_keep_age":
 		return "duration"
-	case key.Name == "audit_key_file":
+	case key.Name == "audit_key_file" || key.Name == "approvals_key_file":
 		return "file"
 	case key.Name == "policy" || key.Name == "state" || key.Name == "audit_dir":
 		return "directory"

@@ -75,6 +75,9 @@ type Config struct {
 	Redis Redis
 	// Audit says how everything is recorded.
 	Audit Audit
+	// ApprovalsKeyFile is what approvals in Redis are sealed by; empty: each
+	// replica keeps its own.
+	ApprovalsKeyFile string
 }
 
 // AuditMode says which records are on the disk before an answer leaves.
@@ -296,6 +299,7 @@ func fromProto(m *configv1.Config) *Config {
 			Mode: AuditMode(or(m.GetAudit(), string(AuditWrites))), Dir: m.GetAuditDir(), KeyFile: m.GetAuditKeyFile(),
 			KeepAge: m.GetAuditKeepAge().AsDuration(), KeepBytes: int64(m.GetAuditKeepMib()) << 20,
 		},
+		ApprovalsKeyFile: m.GetApprovalsKeyFile(),
 	}
 }
 

@@ -164,6 +164,10 @@ func TestLoadFaults(t *testing.T) {
 				"redis_timeout: is set, but redis is not", "redis_coalescing: is set, but redis is not", "redis_deny_cache: is set, but redis is not",
 			},
 		},
+		"an approvals' key without redis": {
+			flags: map[string]string{"policy": "p", "approvals_key_file": "k"},
+			want:  []string{"approvals_key_file: is set, but redis is not, so each replica would keep approvals by itself; name where Redis is (--redis, KELPIE_REDIS), or leave this out"},
+		},
 		"redis passwords without redis": {
 			env:  map[string]string{"KELPIE_POLICY": "p", "KELPIE_REDIS_PASSWORD": "hunter2", "KELPIE_REDIS_SENTINEL_PASSWORD": "hunter2"},
 			want: []string{"KELPIE_REDIS_PASSWORD: is set, but redis is not", "KELPIE_REDIS_SENTINEL_PASSWORD: is set, but redis is not"},
@@ -296,7 +300,7 @@ func TestKeysCoverTheSchema(t *testing.T) {
 			sample = "text"
 		}
 		flags := map[string]string{"policy": "p", "tls_cert": "c", "tls_key": "k"}
-		if strings.HasPrefix(key.Name, "redis_") {
+		if strings.HasPrefix(key.Name, "redis_") || key.Name == "approvals_key_file" {
 			flags["redis"] = "rediss://127.0.0.1"
 		}
 		if key.Name == "redis_cert" || key.Name == "redis_key" {

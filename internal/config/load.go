@@ -110,6 +110,7 @@ var usages = map[string]struct{ fallback, usage string }{
 	"audit_key_file":               {"STATE/audit.key", "file with the key that signs the audit; made where it is missing"},
 	"audit_keep_age":               {"", "how long closed segments of the audit are kept; default for ever"},
 	"audit_keep_mib":               {"", "how large closed segments of the audit may be together; default no bound"},
+	"approvals_key_file":           {"", "file with the key that approvals in Redis are sealed by, the same on every replica; needs redis"},
 	"gc_percent":                   {strconv.Itoa(DefaultGCPercent), "the garbage collector's target percentage, unless GOGC is set"},
 }
 
@@ -167,6 +168,9 @@ func aimless(msg *configv1.Config, r *Redis) error {
 		if f := fields.Get(i); strings.HasPrefix(string(f.Name()), "redis_") && m.Has(f) {
 			add(string(f.Name()))
 		}
+	}
+	if msg.GetApprovalsKeyFile() != "" {
+		faults = append(faults, errors.New("approvals_key_file: is set, but redis is not, so each replica would keep approvals by itself; name where Redis is (--redis, KELPIE_REDIS), or leave this out"))
 	}
 	if r.Password != "" {
 		add(EnvPrefix + "REDIS_PASSWORD")

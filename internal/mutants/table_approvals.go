@@ -9,7 +9,19 @@ func approvalMutants() []mutant {
 	kept := func(file, name, old, changed string) mutant {
 		return mutant{name: "approvals: " + name, file: "store/sqlitestore/" + file, old: old, new: changed, tests: []string{"./store/sqlitestore"}}
 	}
+	shared := func(file, name, old, changed string) mutant {
+		return mutant{name: "approvals in Redis: " + name, file: "store/redisstore/" + file, old: old, new: changed, tests: []string{"./store/redisstore"}}
+	}
 	return []mutant{
+		shared("seal.go", "the seal", "if !hmac.Equal([]byte(raw[schemaEnd:headSize]), s.mac(name, is, content)) {", "if s.mac(name, is, content) == nil {"),
+		shared("seal.go", "the seal is of one name", "[]string{macLabel, name}", "[]string{macLabel, \"\"}"),
+		shared("approvals.go", "a yes of before a loss", "if a.State == store.Approved && written != epoch {", "if a.State == store.Approved && written == \"\" {"),
+		shared("approvals.go", "a yes that Redis cannot vouch for", "case k.a.Unsure && next.State != store.Pending:", "case false:"),
+		shared("link.go", "nothing is sent twice", "func (c *command) NoRetry() bool { return true }", "func (c *command) NoRetry() bool { return false }"),
+		shared("script/swap.lua", "one swap of many", "if head(raw) ~= ARGV[2] then", "if false then"),
+		shared("script/swap.lua", "what has ended stays so", "if here and i - states >= final and ARGV[6] ~= '1' then", "if false then"),
+		shared("script/open.lua", "one for each call", "if (redis.call('GET', KEYS[2]) or '') ~= ARGV[4] then", "if false then"),
+		shared("script/open.lua", "so many at once", "if tonumber(ARGV[9]) > 0 and", "if false and"),
 		desk("approval.go", "a batch asks in turn", "if j.together && s.cfg.Approvals != nil {", "if false {"),
 		kept("approvals.go", "one swap of many", "WHERE id = ? AND version = ?\",", "WHERE id = ? AND version <> ? - 1000000\","),
 		kept("approvals.go", "one for each call", "if err == nil && stands(before, &limits) {", "if false {"),

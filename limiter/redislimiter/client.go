@@ -29,7 +29,7 @@ const (
 // NewClient makes a client of Redis as a [Limiter] has it, without asking the
 // server anything, for who keeps other things there: it retries nothing, and each
 // exchange takes no longer than o.Timeout. The caller closes it.
-func NewClient(o Options) (redis.UniversalClient, error) { return newClient(&o, defaultLanes) } //nolint:gocritic // A copy is wanted: defaults are filled in.
+func NewClient(o Options) (redis.UniversalClient, error) { return newClient(&o, defaultLanes) }
 
 // newClient makes a client, without asking the server anything.
 //

@@ -307,7 +307,7 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (int, error) {
 		bound, cancel := context.WithTimeout(ctx, s.link.timeout)
 		found, err := s.link.client.ZRangeByLex(bound, s.names.ended(), &redis.ZRangeBy{Min: "-", Max: below(before), Count: mostPruned}).Result()
 		cancel()
-		s.link.note(err)
+		s.link.note(err) //nolint:contextcheck // The probe outlives the call.
 		if err != nil {
 			return 0, unavailable(ctx, err)
 		}
@@ -344,7 +344,7 @@ func (s *Store) prune(ctx context.Context, m string) (bool, error) {
 		bound, cancel := context.WithTimeout(ctx, s.link.timeout)
 		defer cancel()
 		err := s.link.client.ZRem(bound, n.ended(), m).Err()
-		s.link.note(err)
+		s.link.note(err) //nolint:contextcheck // The probe outlives the call.
 		if err != nil {
 			return false, unavailable(ctx, err)
 		}

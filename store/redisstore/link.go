@@ -98,7 +98,7 @@ func (l *link) run(ctx context.Context, s *script, keys []string, args ...any) (
 		got, err = l.send(bound, "eval", s.text, keys, args)
 	}
 	if ctx.Err() == nil { // else it is nobody's fault but the caller's
-		l.note(err)
+		l.note(err) //nolint:contextcheck // The probe outlives the call.
 	}
 	if err != nil {
 		return nil, unavailable(ctx, err)

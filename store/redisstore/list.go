@@ -64,7 +64,7 @@ func (s *Store) List(ctx context.Context, f store.Filter) ([]*store.Approval, st
 			return nil, "", err
 		}
 		for i, a := range approvals {
-			if a == nil || (f.Agent != "" && a.Agent != f.Agent) || (len(f.States) > 0 && !slices.Contains(f.States, a.State)) {
+			if !wanted(a, &f) {
 				continue
 			}
 			if len(list) == limit {
@@ -77,6 +77,11 @@ func (s *Store) List(ctx context.Context, f store.Filter) ([]*store.Approval, st
 		}
 		after = "(" + found[len(found)-1].number
 	}
+}
+
+// wanted tells whether a filter selects an approval, nil being one that does not count.
+func wanted(a *store.Approval, f *store.Filter) bool {
+	return a != nil && (f.Agent == "" || a.Agent == f.Agent) && (len(f.States) == 0 || slices.Contains(f.States, a.State))
 }
 
 // lists are the sets in which what is asked for stands.

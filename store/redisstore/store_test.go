@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -198,8 +199,8 @@ func TestReadKey(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		write("short", secret[1:]+"\n\n", 0o600): "openssl rand",
-		write("open", secret, 0o640):            "chmod 600",
-		dir + "/missing":                        "openssl rand",
+		write("open", secret, 0o640):             "chmod 600",
+		dir + "/missing":                         "openssl rand",
 	} {
 		if _, err := redisstore.ReadKey(path); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), secret[1:]) {
 			t.Errorf("%s: %v", path, err)
@@ -244,4 +245,46 @@ func consume(ctx context.Context, s store.Approvals, id, call string) error {
 	}
 	a.State, a.EndedAt, a.Used = store.Consumed, time.Now(), &store.Use{DecisionID: call, At: time.Now()}
 	return s.Swap(ctx, a)
+}
+
+// The rights that docs/approvals.md names, with those that limits need, are enough
+// for everything.
+func TestDocumentedRights(t *testing.T) {
+	t.Parallel()
+	line := func(page, from, to string) []string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, found := strings.Cut(string(text), from)
+		part, _, ended := strings.Cut(rest, to)
+		if !found || !ended {
+			t.Fatalf("%s names no rights", page)
+		}
+		return strings.Fields(part)
+	}
+	rights := append(line("operations.md", "ACL SETUSER kelpie on >PASSWORD ~kelpie:* ", "\n"), line("approvals.md", "[what limits need](operations.md#redis): `", "`")...)
+	r := testkit.StartRedis(t, testkit.RedisConfig{})
+	s := at("redis://kelpie@" + r.Addr)
+	s.options.Password = func() (string, error) { return "pw", nil }
+	rule := []any{"acl", "setuser", "kelpie", "reset", "on", ">pw", "~" + s.cfg.Prefix + ":*", "&" + s.cfg.Prefix + ":*"}
+	for _, right := range rights {
+		rule = append(rule, right)
+	}
+	r.Do(t, rule...)
+	st := s.open(t)
+	approved(t, st, "yes")
+	if err := consume(t.Context(), st, "yes", "d"); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := st.List(t.Context(), store.Filter{}); err != nil {
+		t.Error(err)
+	}
+	if n, err := st.Prune(t.Context(), time.Now().Add(time.Hour)); err != nil || n != 1 {
+		t.Errorf("%d removed, %v", n, err)
+	}
+	if len(rights) < 30 {
+		t.Errorf("only %q", rights)
+	}
 }

@@ -95,9 +95,12 @@ type Config struct {
 	// How long closed segments of the audit are kept. Default for ever.
 	AuditKeepAge *durationpb.Duration `protobuf:"bytes,30,opt,name=audit_keep_age,json=auditKeepAge,proto3" json:"audit_keep_age,omitempty"`
 	// How large closed segments of the audit may be together, in MiB; the oldest are removed. Default no bound.
-	AuditKeepMib  uint32 `protobuf:"varint,31,opt,name=audit_keep_mib,json=auditKeepMib,proto3" json:"audit_keep_mib,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AuditKeepMib uint32 `protobuf:"varint,31,opt,name=audit_keep_mib,json=auditKeepMib,proto3" json:"audit_keep_mib,omitempty"`
+	// File with the key that approvals in Redis are sealed by, the same on every replica; needs redis. Default none:
+	// approvals are kept by each replica alone.
+	ApprovalsKeyFile string `protobuf:"bytes,32,opt,name=approvals_key_file,json=approvalsKeyFile,proto3" json:"approvals_key_file,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -347,11 +350,18 @@ func (x *Config) GetAuditKeepMib() uint32 {
 	return 0
 }
 
+func (x *Config) GetApprovalsKeyFile() string {
+	if x != nil {
+		return x.ApprovalsKeyFile
+	}
+	return ""
+}
+
 var File_kelpie_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8e\v\n" +
+	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbc\v\n" +
 	"\x06Config\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\x12\x1d\n" +
@@ -392,7 +402,8 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\taudit_dir\x18\x1c \x01(\tR\bauditDir\x12$\n" +
 	"\x0eaudit_key_file\x18\x1d \x01(\tR\fauditKeyFile\x12T\n" +
 	"\x0eaudit_keep_age\x18\x1e \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x06\b\x80\x86\xb0\x96\x012\x03\b\x90\x1cR\fauditKeepAge\x12$\n" +
-	"\x0eaudit_keep_mib\x18\x1f \x01(\rR\fauditKeepMibB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
+	"\x0eaudit_keep_mib\x18\x1f \x01(\rR\fauditKeepMib\x12,\n" +
+	"\x12approvals_key_file\x18  \x01(\tR\x10approvalsKeyFileB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
 
 var (
 	file_kelpie_config_v1_config_proto_rawDescOnce sync.Once
