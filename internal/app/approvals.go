@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,8 @@ type approvals struct {
 	shared *redisstore.Store
 	desk   *pdp.Desk
 	holder *pdp.Holder
+	// failing is why they could not be looked at the last time; nil: they could.
+	failing atomic.Pointer[string]
 }
 
 // buildApprovals opens what keeps approvals, and makes the desk over it. recorder
@@ -76,6 +79,13 @@ func (a *App) buildHolder() error {
 	}
 	a.approvals.holder = holder
 	return a.register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kelpie_approvals_failing", Help: "1 while approvals cannot be looked at, and calls that need one are denied.",
+	}, func() float64 {
+		if a.approvals.failing.Load() != nil {
+			return 1
+		}
+		return 0
+	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "kelpie_held", Help: "Calls held until their approval is decided; they are not in flight.",
 	}, func() float64 { return float64(holder.Held()) }))
 }
@@ -87,7 +97,6 @@ const sweepEvery = 5 * time.Second
 func (a *App) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	failing := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -95,11 +104,36 @@ func (a *App) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		err := a.approvals.desk.Sweep(ctx)
-		if err != nil && !failing && ctx.Err() == nil {
-			a.log.ErrorContext(ctx, "approvals cannot be looked at; calls that need one are denied", slog.Any("error", err))
+		if ctx.Err() != nil {
+			return
 		}
-		failing = err != nil
+		a.swept(ctx, err)
 	}
+}
+
+// swept tells how the last look at all approvals went, once each time that it changes.
+func (a *App) swept(ctx context.Context, err error) {
+	if err == nil {
+		if a.approvals.failing.Swap(nil) != nil {
+			a.log.InfoContext(ctx, "approvals can be looked at again")
+		}
+		return
+	}
+	text := err.Error()
+	if a.approvals.failing.Swap(&text) == nil {
+		a.log.ErrorContext(ctx, "approvals cannot be looked at; calls that need one are denied", slog.Any("error", err))
+	}
+}
+
+// fault is what of the approvals does not work now; "" if all does.
+func (l *approvals) fault() string {
+	if l.shared != nil && l.shared.Stats().Down {
+		return "Redis does not answer: calls that need an approval are denied"
+	}
+	if why := l.failing.Load(); why != nil {
+		return "approvals cannot be looked at, so calls that need one are denied: " + *why
+	}
+	return ""
 }
 
 func (l *approvals) close() error {

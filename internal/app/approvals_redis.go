@@ -64,14 +64,6 @@ func (a *App) sayForged(ctx context.Context) func(string, error) {
 	}
 }
 
-// fault is what of the approvals does not work now; "" if all does.
-func (l *approvals) fault() string {
-	if l.shared != nil && l.shared.Stats().Down {
-		return "Redis does not answer: calls that need an approval are denied"
-	}
-	return ""
-}
-
 // approvalMetrics are the counters of the approvals in Redis.
 type approvalMetrics struct{ s *redisstore.Store }
 

@@ -1,8 +1,12 @@
 package app_test
 
 import (
+	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +23,7 @@ import (
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/testkit"
+	"github.com/kelpie-authz/kelpie/store/sqlitestore"
 )
 
 // desk is the approvals of a running App, for whoever has its token.
@@ -192,4 +197,73 @@ func TestApprovalIsWaitedFor(t *testing.T) {
 	if out := <-second; out.GetReason() != authzv1.Reason_REASON_APPROVAL_REQUIRED || out.GetApproval().GetId() == "" {
 		t.Errorf("at the end of the server: %v", out)
 	}
+}
+
+// While another program holds the database, calls that need a yes are denied, all
+// others go on, the server says so, and it ends by itself.
+func TestApprovalsWhoseDatabaseIsLocked(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *config.Config) { c.Policy = policyDir(t, auditedPolicy) })
+	if out := erase(t, r, ""); out.GetReason() != authzv1.Reason_REASON_APPROVAL_REQUIRED {
+		t.Fatal(out)
+	}
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(r.cfg.State, sqlitestore.File)+"?_txlock=exclusive&_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{Agent: "writer", Action: "delete", Resource: "docs/other", SourceIp: "10.1.1.1"})
+	if err != nil || out.GetReason() != authzv1.Reason_REASON_DEPENDENCY_UNAVAILABLE {
+		t.Errorf("a call that needs a yes: %v, %v", out, err)
+	}
+	out, err = r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{Agent: "writer", Action: "update", Resource: "docs/1", SourceIp: "10.1.1.1"})
+	if err != nil || out.GetDecision() != authzv1.Decision_DECISION_ALLOW {
+		t.Errorf("a call that needs none: %v, %v", out, err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if out := erase(t, r, ""); out.GetReason() != authzv1.Reason_REASON_APPROVAL_PENDING {
+		t.Errorf("afterwards: %v", out)
+	}
+}
+
+// A look that fails stands in /readyz and in the metrics until one does not.
+func TestApprovalsThatCannotBeLookedAt(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *config.Config) { c.Policy = policyDir(t, auditedPolicy) })
+	erase(t, r, "")
+	path := filepath.Join(r.cfg.State, sqlitestore.File)
+	for _, name := range []string{path, path + "-wal"} { // as a disk that lost its blocks
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, bytes.Repeat([]byte{0xA5}, int(info.Size())), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testkit.Eventually(t, "the fault in /readyz", func() bool {
+		code, body := r.get(t, "/readyz")
+		return code == 200 && strings.Contains(body, "approvals cannot be looked at")
+	})
+	if _, body := r.get(t, "/metrics"); !strings.Contains(body, "\nkelpie_approvals_failing 1\n") {
+		t.Error("the metric does not tell")
+	}
+	out, err := r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{Agent: "writer", Action: "delete", Resource: "docs/other", SourceIp: "10.1.1.1"})
+	if err != nil || out.GetDecision() != authzv1.Decision_DECISION_DENY {
+		t.Errorf("a call that needs a yes: %v, %v", out, err)
+	}
+	out, err = r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{Agent: "writer", Action: "update", Resource: "docs/1", SourceIp: "10.1.1.1"})
+	if err != nil || out.GetDecision() != authzv1.Decision_DECISION_ALLOW {
+		t.Errorf("a call that needs none: %v, %v", out, err)
+	}
+	if n := strings.Count(r.stderr.String(), "approvals cannot be looked at"); n != 1 {
+		t.Errorf("it was told %d times", n)
+	}
+	_ = r.end(t) // A database that is damaged may not be closed in order.
 }
