@@ -15,6 +15,9 @@ type Person struct {
 	// admin token of this machine. All local admins are one human, whatever they
 	// say. Who is known in no such way decides nothing.
 	How string
+	// Groups are those that his identity provider puts him into; see
+	// [policy.GroupMember].
+	Groups []string
 }
 
 // Local tells whether he is known by the admin token alone.

@@ -87,17 +87,27 @@ func (e *electorate) refusal(p Person) string {
 	if what, barred := e.barred[humanKey(p.Name)]; barred {
 		return fmt.Sprintf("%s %s, and nobody decides his own call", p.Name, what)
 	}
-	if !slices.Contains(e.may(p.Name), true) {
+	if !slices.Contains(e.may(p), true) {
 		return fmt.Sprintf("%s is in none of the groups that may decide it", p.Name)
 	}
 	return ""
 }
 
-// may tells for each need whether a name is among those who may meet it.
-func (e *electorate) may(name string) []bool {
+// may tells for each need whether somebody is among those who may meet it.
+func (e *electorate) may(p Person) []bool {
 	out := make([]bool, len(e.needs))
 	for i := range e.needs {
-		out[i] = slices.Contains(e.needs[i].Approvers, name)
+		out[i] = policy.AmongApprovers(e.needs[i].Approvers, p.Name, p.Groups)
+	}
+	return out
+}
+
+// counting are the groups of somebody that any of the needs knows.
+func (e *electorate) counting(groups []string) (out []string) {
+	for _, group := range groups {
+		if slices.ContainsFunc(e.needs, func(r policy.Requirement) bool { return slices.Contains(r.Approvers, policy.GroupMember+group) }) {
+			out = append(out, group)
+		}
 	}
 	return out
 }
@@ -120,12 +130,12 @@ func (e *electorate) count(votes []store.Vote) (counted []store.Vote, met bool) 
 			s.may = append(s.may, nil)
 			continue
 		}
-		p := Person{Name: vote.Voter, How: vote.How}
+		p := Person{Name: vote.Voter, How: vote.How, Groups: vote.Groups}
 		key := voterKey(p.How, p.Name)
 		if seen[key] || e.refusal(p) != "" {
 			continue
 		}
-		s.may = append(s.may, e.may(p.Name))
+		s.may = append(s.may, e.may(p))
 		if !s.place(len(counted), make([]bool, len(e.needs))) {
 			s.may = s.may[:len(counted)]
 			continue

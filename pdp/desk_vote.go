@@ -169,7 +169,7 @@ func (x *ballotBox) counted(a *store.Approval) (*store.Approval, error) {
 		return nil, fmt.Errorf("%w: %s", ErrNotEligible, why)
 	}
 	vote := x.vote
-	vote.At = x.view.now
+	vote.At, vote.Groups = x.view.now, e.counting(x.ballot.Person.Groups)
 	if !vote.Yes {
 		next := x.view.ended(a, store.Denied, x.ballot.Person.String(), vote.Reason)
 		next.Votes = append(next.Votes, vote)

@@ -21,6 +21,32 @@ func (s *Snapshot) Requirement(rule string) (Requirement, bool) {
 	return s.approvals[i], true
 }
 
+// GroupMember is what a member of an approver group begins with that stands for all
+// who are in a group of the identity provider: oidc-group:security.
+const GroupMember = "oidc-group:"
+
+// openEnded tells whether a list of approvers has members whose number is not known.
+func openEnded(approvers []string) bool {
+	return slices.ContainsFunc(approvers, func(name string) bool { return strings.HasPrefix(name, GroupMember) })
+}
+
+// Approver tells whether somebody, who is in groups by his identity provider, is in
+// any approver group of the policy.
+func (s *Snapshot) Approver(name string, groups []string) bool {
+	return AmongApprovers(s.guardrail.Approvers, name, groups)
+}
+
+// AmongApprovers tells whether a list of approvers has somebody of a name, who is in
+// groups by his identity provider. A name that reads as a group's is nobody's.
+func AmongApprovers(approvers []string, name string, groups []string) bool {
+	if strings.HasPrefix(name, GroupMember) {
+		return false
+	}
+	return slices.Contains(approvers, name) || slices.ContainsFunc(groups, func(group string) bool {
+		return slices.Contains(approvers, GroupMember+group)
+	})
+}
+
 // Owner is who answers for an agent, as the policy names him; "" for an agent
 // that the policy does not know.
 func (s *Snapshot) Owner(agent string) string {

@@ -147,6 +147,7 @@ func (c *compiler) compileApprovals() {
 		c.canon.text(name)
 		c.canon.list(c.members([]string{name}))
 	}
+	c.checkMembers(groups)
 	everyone := c.members(groups)
 	form := canonical{}
 	form.text(guardrailID)
@@ -168,6 +169,18 @@ func (c *compiler) compileApprovals() {
 		c.canon.text(string(form.buf))
 		c.addRule(rule{id: id, match: m, shadow: doc.GetShadow()}, texts)
 		c.s.approvals = append(c.s.approvals, requirement)
+	}
+}
+
+// checkMembers finds members that stand for a group without a name.
+func (c *compiler) checkMembers(groups []string) {
+	for _, name := range groups {
+		for i, member := range c.doc.GetApprovers()[name].GetMembers() {
+			if member == GroupMember {
+				c.fault("approvers/"+name, []string{"approvers", name, "members", fmt.Sprint(i)},
+					"a group of the identity provider stands without its name", "write "+GroupMember+"security, as the provider names the group")
+			}
+		}
 	}
 }
 
@@ -198,7 +211,7 @@ func (c *compiler) requirement(id string, path []string, doc *policyv1.ApprovalR
 	if doc.Quorum != nil {
 		q.Quorum = int(doc.GetQuorum())
 	}
-	if complete && (q.Quorum < 1 || q.Quorum > len(q.Approvers)) {
+	if complete && (q.Quorum < 1 || q.Quorum > len(q.Approvers) && !openEnded(q.Approvers)) {
 		c.fault(id, sub(path, "quorum"),
 			fmt.Sprintf("quorum %d, and the groups have %d distinct members", q.Quorum, len(q.Approvers)),
 			fmt.Sprintf("write 1 to %d, or name more approvers", len(q.Approvers)))

@@ -60,7 +60,8 @@ type Requirement struct {
 	Version string
 	// Groups may say yes; empty: any configured approver.
 	Groups []string
-	// Approvers are the distinct members of the groups (of all groups if Groups is empty), sorted.
+	// Approvers are the distinct members of the groups (of all groups if Groups is empty), sorted;
+	// see [AmongApprovers].
 	Approvers []string
 	// Quorum is how many distinct humans must say yes; at least 1.
 	Quorum int

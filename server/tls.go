@@ -18,6 +18,8 @@ type TLSFiles struct {
 	Cert     string
 	Key      string
 	ClientCA string
+	// Optional admits callers without a client certificate as well.
+	Optional bool
 }
 
 // paths are those that are set.
@@ -98,6 +100,9 @@ func (k *TLSKeeper) build(contents [][]byte) (*tls.Config, error) {
 	}
 	cfg.ClientCAs = pool
 	cfg.ClientAuth = tls.RequireAndVerifyClientCert
+	if k.files.Optional {
+		cfg.ClientAuth = tls.VerifyClientCertIfGiven
+	}
 	return cfg, nil
 }
 

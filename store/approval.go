@@ -65,6 +65,8 @@ type Vote struct {
 	ID string
 	// Voter is the human's canonical name; How is how he was known.
 	Voter, How string
+	// Groups are those of his identity provider that counted when he said it.
+	Groups []string `json:",omitempty"`
 	// Rule is the requirement that a yes counts for; "" for a no.
 	Rule string
 	Yes  bool
@@ -127,6 +129,9 @@ func (a *Approval) Clone() *Approval {
 		c.Requirements[i].Groups = slices.Clone(c.Requirements[i].Groups)
 	}
 	c.Votes = slices.Clone(a.Votes)
+	for i := range c.Votes {
+		c.Votes[i].Groups = slices.Clone(c.Votes[i].Groups)
+	}
 	if a.Used != nil {
 		used := *a.Used
 		c.Used = &used

@@ -72,7 +72,9 @@ type App struct {
 	decision  *obs.Writer
 	decider   *pdp.Service
 	token     *server.AdminToken
-	tls       *server.TLSKeeper
+	callers   *server.Callers
+	tls       *server.TLSKeeper // nil: none
+	tlsAdmin  *server.TLSKeeper // that of the admin listener, which may be tls
 	tlsFault  atomic.Pointer[string]
 	// tlsFailures counts bad TLS files, each once.
 	tlsFailures prometheus.Counter

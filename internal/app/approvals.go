@@ -36,7 +36,7 @@ func (a *App) buildApprovals(ctx context.Context, recorder pdp.Recorder, recent 
 	}
 	var err error
 	a.approvals.desk, err = pdp.NewDesk(pdp.DeskConfig{
-		Store: a.approvals.store, Policy: a.policy, Recorder: recorder, Now: a.deps.Now, Recent: recent, Timer: newTimer,
+		Store: a.approvals.store, Policy: a.policy, Recorder: recorder, Now: a.deps.Now, Recent: recent, Timer: newTimer, Verified: a.verified,
 	})
 	if err != nil {
 		return fmt.Errorf("make the approvals' desk: %w", err)

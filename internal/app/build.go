@@ -32,7 +32,7 @@ import (
 // build makes the parts in the order in which they need each other.
 func (a *App) build(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.buildState, a.buildAudit, a.buildPolicy, a.buildLimits, a.buildTraces, a.buildDecider, a.buildTLS, a.buildListeners, a.buildServers,
+		a.buildState, a.buildAudit, a.buildPolicy, a.buildLimits, a.buildTraces, a.buildDecider, a.buildTLS, a.buildCallers, a.buildListeners, a.buildServers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -143,7 +143,8 @@ func (a *App) buildTLS(context.Context) error {
 		return fmt.Errorf("TLS: %w", err)
 	}
 	a.tls = keeper
-	return nil
+	a.tlsAdmin, err = a.adminTLS()
+	return err
 }
 
 func (a *App) buildListeners(ctx context.Context) error {
@@ -180,15 +181,15 @@ func (a *App) buildServers(context.Context) error {
 		return fmt.Errorf("make the gRPC servers: %w", err)
 	}
 	a.data = server.NewGRPC(server.GRPCConfig{
-		Logger: a.log, Metrics: metrics, Credentials: a.credentials(),
+		Logger: a.log, Metrics: metrics, Credentials: credentialsOf(a.tls),
 		Counted: append(grpcapi.Counted(), extauthz.Method), MaxInFlight: a.cfg.MaxInFlight,
 		Answers: map[string]func(error) any{extauthz.Method: extauthz.Refuse}, Undecodable: extauthz.Undecodable,
 	})
 	a.admin = server.NewGRPC(server.GRPCConfig{
-		Logger: a.log, Metrics: metrics, Credentials: a.credentials(),
+		Logger: a.log, Metrics: metrics, Credentials: credentialsOf(a.tlsAdmin),
 		MaxReceive: adminMaxReceive,
-		Unary:      []grpc.UnaryServerInterceptor{a.token.Unary},
-		Stream:     []grpc.StreamServerInterceptor{a.token.Stream},
+		Unary:      []grpc.UnaryServerInterceptor{a.callers.Unary},
+		Stream:     []grpc.StreamServerInterceptor{a.callers.Stream},
 	})
 	invalid := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "kelpie_invalid_requests_total", Help: "Requests refused as malformed, without a decision.",
@@ -213,7 +214,7 @@ func (a *App) buildServers(context.Context) error {
 	authzv1.RegisterAuthorizationServiceServer(data, api)
 	authv3.RegisterAuthorizationServer(data, door)
 	adminv1.RegisterAdminServiceServer(admin, adminapi.New(a.policy.Status, a.decider))
-	approvals := adminapi.NewApprovals(a.approvals.desk, adminapi.LocalAdmin)
+	approvals := adminapi.NewApprovals(a.approvals.desk, callerOf)
 	approvals.Draining = a.admin.Draining()
 	approvalv1.RegisterApprovalServiceServer(admin, approvals)
 	a.health = server.NewHTTP(server.HealthHandler(a.reg, a.Readiness))

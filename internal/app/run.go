@@ -154,10 +154,14 @@ func (a *App) watch(ctx context.Context) {
 		}.Run(ctx)
 		return nil
 	})
-	if a.tls != nil {
+	if keepers := a.keepers(); len(keepers) > 0 {
+		var files []string
+		for _, k := range keepers {
+			files = append(files, k.Files()...)
+		}
 		group.Go(func() error {
 			policydir.Watch{
-				Dirs:    folders(a.tls.Files()),
+				Dirs:    folders(files),
 				Changed: func(context.Context) { _ = a.reloadTLS() }, // It logs and keeps its faults.
 				Failed:  failed,
 			}.Run(ctx)
@@ -181,11 +185,13 @@ func folders(files []string) []string {
 }
 
 func (a *App) reloadTLS() error {
-	if a.tls == nil {
-		return nil
+	var errs []error
+	changed := false
+	for _, k := range a.keepers() {
+		one, err := k.Reload()
+		changed, errs = changed || one, append(errs, err)
 	}
-	changed, err := a.tls.Reload()
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		text := "the TLS files cannot be loaded, the ones in force stay: " + err.Error()
 		if before := a.tlsFault.Swap(&text); before == nil || *before != text {
 			a.tlsFailures.Inc()
@@ -200,9 +206,9 @@ func (a *App) reloadTLS() error {
 	return nil
 }
 
-func (a *App) credentials() credentials.TransportCredentials {
-	if a.tls == nil {
+func credentialsOf(keeper *server.TLSKeeper) credentials.TransportCredentials {
+	if keeper == nil {
 		return server.Credentials(nil)
 	}
-	return server.Credentials(a.tls.Config())
+	return server.Credentials(keeper.Config())
 }

@@ -26,6 +26,18 @@ type adminFlags struct {
 
 	tokenFile string
 	asJSON    bool
+	// human says that a human can be known by more than the admin token: by the
+	// token in humanFile, or by his certificate.
+	human     bool
+	humanFile string
+}
+
+// registerHuman is register for commands of which the server wants to know who gives them.
+func (f *adminFlags) registerHuman(set *pflag.FlagSet) {
+	f.register(set)
+	f.human = true
+	set.StringVar(&f.humanFile, "token-file", "", "`file` with a token of your identity provider, which says who you are (KELPIE_APPROVER_TOKEN_FILE)")
+	set.Lookup("tls-cert").Usage = "PEM `file` of your certificate, which says who you are where no token does (KELPIE_TLS_CERT)"
 }
 
 func (f *adminFlags) register(set *pflag.FlagSet) {
@@ -54,13 +66,9 @@ func (f *adminFlags) connect(env *Env) (*admin, error) {
 	if f.addr == "" {
 		f.addr = config.DefaultAdminAddr
 	}
-	f.tokenFile = env.or(f.tokenFile, "KELPIE_ADMIN_TOKEN_FILE")
-	if f.tokenFile == "" {
-		f.tokenFile = defaultTokenFile()
-	}
-	token, err := os.ReadFile(f.tokenFile)
+	token, err := f.credential(env)
 	if err != nil {
-		return nil, fmt.Errorf("the admin token cannot be read: %w; it is in the server's state directory: name it with --admin-token-file", err)
+		return nil, err
 	}
 	opts, err := f.options(env)
 	if err != nil {
@@ -71,15 +79,51 @@ func (f *adminFlags) connect(env *Env) (*admin, error) {
 		return nil, fmt.Errorf("--server %s: %w", f.addr, err)
 	}
 	return &admin{
-		conn: conn, service: adminv1.NewAdminServiceClient(conn), flags: f, addr: f.addr, token: strings.TrimSpace(string(token)),
+		conn: conn, service: adminv1.NewAdminServiceClient(conn), flags: f, addr: f.addr, token: token,
 	}, nil
+}
+
+// credential is the token to show; "" where a certificate says who asks.
+func (f *adminFlags) credential(env *Env) (string, error) {
+	f.tokenFile = env.or(f.tokenFile, "KELPIE_ADMIN_TOKEN_FILE")
+	if f.human {
+		file := env.or(f.humanFile, "KELPIE_APPROVER_TOKEN_FILE")
+		switch {
+		case file != "" && f.tokenFile != "":
+			return "", errors.New("both a token of yours and the admin token are named; give --token-file or --admin-token-file")
+		case file != "":
+			token, err := os.ReadFile(file)
+			if err != nil {
+				return "", fmt.Errorf("--token-file: %w", err)
+			}
+			return strings.TrimSpace(string(token)), nil
+		case f.tokenFile == "" && env.or(f.cert, "KELPIE_TLS_CERT") != "":
+			return "", nil
+		}
+	}
+	if f.tokenFile == "" {
+		f.tokenFile = defaultTokenFile()
+	}
+	token, err := os.ReadFile(f.tokenFile)
+	if err != nil {
+		return "", fmt.Errorf("the admin token cannot be read: %w; it is in the server's state directory: name it with --admin-token-file", err)
+	}
+	return strings.TrimSpace(string(token)), nil
+}
+
+// show gives calls the token, if there is one.
+func (a *admin) show(ctx context.Context) context.Context {
+	if a.token == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.token)
 }
 
 // ask makes one call with the token and a deadline, and closes the connection.
 func (a *admin) ask(ctx context.Context, call func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, a.flags.timeout)
 	defer cancel()
-	err := call(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.token))
+	err := call(a.show(ctx))
 	if closeErr := a.conn.Close(); err == nil && closeErr != nil {
 		return fmt.Errorf("close the connection to %s: %w", a.addr, closeErr)
 	}
@@ -102,6 +146,8 @@ func (a *admin) advise(err error) error {
 		silent, what = true, "it did not answer in time; see --timeout"
 	case code == codes.Unavailable && isCut(text):
 		silent, what = true, "is it running, and is this its admin listener? see --server, --tls-ca and --insecure"
+	case code == codes.Unauthenticated && a.flags.human:
+		what = "see --token-file, --tls-cert and --admin-token-file"
 	case code == codes.Unauthenticated:
 		what = "see --admin-token-file"
 	case code == codes.Unimplemented:

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
@@ -20,7 +19,7 @@ func newApprovals(env *Env) *cobra.Command {
 		Use:   "approvals",
 		Short: "List, show and decide the calls that wait for a human",
 		Long: "List, show and decide the calls that wait for a human's yes on a running server. The commands ask its\n" +
-			"admin listener, with the token from its state directory.\n\n" +
+			"admin listener, as you (--token-file, or --tls-cert), or with the token from its state directory.\n\n" +
 			"Exit code: 0 done, 1 not: nothing was decided, or it is not known.",
 		Args: flagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -54,7 +53,7 @@ func (f *adminFlags) atDesk(env *Env, do func(*desk) error) error {
 
 // authorized gives calls the token.
 func (d *desk) authorized(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+d.token)
+	return d.show(ctx)
 }
 
 // call makes one call with the token and a deadline.
@@ -167,7 +166,7 @@ func newApprovalsList(env *Env) *cobra.Command {
 		},
 	}
 	set := cmd.Flags()
-	f.register(set)
+	f.registerHuman(set)
 	set.BoolVar(&in.All, "all", false, "list those that have ended as well")
 	set.StringVar(&in.Agent, "agent", "", "list those of this `agent` alone")
 	set.Uint32Var(&in.Limit, "limit", 100, "list at most so `many`; 0: all")
@@ -202,7 +201,7 @@ func newApprovalsShow(env *Env) *cobra.Command {
 			})
 		},
 	}
-	f.register(cmd.Flags())
+	f.registerHuman(cmd.Flags())
 	return cmd
 }
 
@@ -220,7 +219,7 @@ func newApprovalsWatch(env *Env) *cobra.Command {
 			return f.atDesk(env, func(d *desk) error { return d.watch(cmd.Context(), env, in, f.asJSON) })
 		},
 	}
-	f.register(cmd.Flags())
+	f.registerHuman(cmd.Flags())
 	cmd.Flags().StringVar(&in.Agent, "agent", "", "show those of this `agent` alone")
 	return cmd
 }

@@ -112,7 +112,7 @@ func newVote(env *Env, v *vote) *cobra.Command {
 		return f.atDesk(env, func(d *desk) error { return v.decide(cmd.Context(), env, d, &f, args[0]) })
 	}
 	set := cmd.Flags()
-	f.register(set)
+	f.registerHuman(set)
 	set.StringVar(&f.as, "as", "", "the `name` of who decides, as the policy's approvers have it; with the admin token alone")
 	set.StringVar(&f.reason, "reason", "", v.reasonUsage)
 	set.BoolVar(&f.yes, "yes", false, "do not ask for confirmation")

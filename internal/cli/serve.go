@@ -80,8 +80,14 @@ func kindOf(key config.Key) string {
 		return "address"
 	case key.Name == "audit":
 		return "mode"
-	case key.Name == "audit_keep_age":
+	case key.Name == "audit_keep_age" || key.Name == "approver_oidc_max_age":
 		return "duration"
+	case key.Name == "approver_oidc_issuer":
+		return "url"
+	case key.Name == "approver_client_ca" || key.Name == "approver_oidc_ca":
+		return "file"
+	case strings.HasPrefix(key.Name, "approver_oidc_"):
+		return "text"
 	case key.Name == "audit_key_file" || key.Name == "approvals_key_file":
 		return "file"
 	case key.Name == "policy" || key.Name == "state" || key.Name == "audit_dir":

@@ -78,6 +78,28 @@ type Config struct {
 	// ApprovalsKeyFile is what approvals in Redis are sealed by; empty: each
 	// replica keeps its own.
 	ApprovalsKeyFile string
+	// Approvers says how those who decide are known.
+	Approvers Approvers
+}
+
+// Approvers is how those who decide approvals are known. The zero value is by the
+// admin token alone.
+type Approvers struct {
+	// ClientCA is a PEM file of the authorities of their certificates.
+	ClientCA string
+	// OIDC is whose tokens name them; its Issuer is empty if there are none.
+	OIDC OIDC
+}
+
+// OIDC is an identity provider. Empty names and a zero MaxAge are the defaults of
+// package oidcid.
+type OIDC struct {
+	Issuer, Audience       string
+	NameClaim, GroupsClaim string
+	ACR                    []string
+	MaxAge                 time.Duration
+	// CA is a PEM file; empty: the system's authorities.
+	CA string
 }
 
 // AuditMode says which records are on the disk before an answer leaves.
@@ -182,6 +204,7 @@ func (c *Config) Validate() error {
 				"or a unix socket, or say insecure (for tests and closed networks only)", a.key, a.addr)
 		}
 	}
+	faults = append(faults, c.checkApprovers()...)
 	faults = append(faults, c.checkNumbers()...)
 	faults = append(faults, c.checkRedis()...)
 	return errors.Join(faults...)
@@ -206,6 +229,21 @@ func (c *Config) checkRedis() []error {
 	}
 	if r.SentinelPasswordFile != "" && r.SentinelPassword != "" {
 		faults = append(faults, errors.New("redis_sentinel_password_file: KELPIE_REDIS_SENTINEL_PASSWORD is set too; keep one"))
+	}
+	return faults
+}
+
+func (c *Config) checkApprovers() []error {
+	var faults []error
+	if c.Approvers.ClientCA != "" && c.TLSCert == "" {
+		faults = append(faults, errors.New("approver_client_ca: certificates need TLS; set tls_cert and tls_key too"))
+	}
+	o := &c.Approvers.OIDC
+	if o.Issuer != "" && o.Audience == "" {
+		faults = append(faults, errors.New("approver_oidc_audience: is missing; name the client or API that only the log-ins of approvers are made for"))
+	}
+	if o.Issuer == "" && (o.Audience != "" || o.NameClaim != "" || o.GroupsClaim != "" || o.ACR != nil || o.MaxAge != 0 || o.CA != "") {
+		faults = append(faults, errors.New("approver_oidc_issuer: is missing, and other approver_oidc keys are set; name the identity provider"))
 	}
 	return faults
 }
@@ -300,7 +338,22 @@ func fromProto(m *configv1.Config) *Config {
 			KeepAge: m.GetAuditKeepAge().AsDuration(), KeepBytes: int64(m.GetAuditKeepMib()) << 20,
 		},
 		ApprovalsKeyFile: m.GetApprovalsKeyFile(),
+		Approvers: Approvers{ClientCA: m.GetApproverClientCa(), OIDC: OIDC{
+			Issuer: m.GetApproverOidcIssuer(), Audience: m.GetApproverOidcAudience(),
+			NameClaim: m.GetApproverOidcNameClaim(), GroupsClaim: m.GetApproverOidcGroupsClaim(),
+			ACR: words(m.GetApproverOidcAcr()), MaxAge: m.GetApproverOidcMaxAge().AsDuration(), CA: m.GetApproverOidcCa(),
+		}},
 	}
+}
+
+// words are the parts of a list that commas separate; nil if there are none.
+func words(list string) (out []string) {
+	for part := range strings.SplitSeq(list, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			out = append(out, part)
+		}
+	}
+	return out
 }
 
 func or[T comparable](v, fallback T) T {

@@ -164,6 +164,18 @@ func TestLoadFaults(t *testing.T) {
 				"redis_timeout: is set, but redis is not", "redis_coalescing: is set, but redis is not", "redis_deny_cache: is set, but redis is not",
 			},
 		},
+		"approvers' certificates without TLS": {
+			flags: map[string]string{"policy": "p", "approver_client_ca": "ca"},
+			want:  []string{"approver_client_ca: certificates need TLS; set tls_cert and tls_key too"},
+		},
+		"a provider without an audience": {
+			flags: map[string]string{"policy": "p", "approver_oidc_issuer": "https://login.example.com"},
+			want:  []string{"approver_oidc_audience: is missing; name the client or API that only the log-ins of approvers are made for"},
+		},
+		"an audience without a provider": {
+			flags: map[string]string{"policy": "p", "approver_oidc_audience": "kelpie"},
+			want:  []string{"approver_oidc_issuer: is missing, and other approver_oidc keys are set; name the identity provider"},
+		},
 		"an approvals' key without redis": {
 			flags: map[string]string{"policy": "p", "approvals_key_file": "k"},
 			want:  []string{"approvals_key_file: is set, but redis is not, so each replica would keep approvals by itself; name where Redis is (--redis, KELPIE_REDIS), or leave this out"},
@@ -224,6 +236,9 @@ func TestRulesAreTold(t *testing.T) {
 		bad := map[string]string{"uint32": "4294967295", "message": "9000s", "string": strings.Repeat("?", 5000)}[fields.Get(i).Kind().String()]
 		if key.Name == "audit_keep_age" {
 			bad = "59m"
+		}
+		if key.Name == "approver_oidc_max_age" {
+			bad = "59s"
 		}
 		_, err := config.Load(config.Sources{Flags: map[string]string{"policy": "p", key.Name: bad}})
 		if err == nil || !strings.Contains(err.Error(), "--"+key.Flag+": ") || !regexp.MustCompile("; (write|shorten) ").MatchString(err.Error()) {
@@ -296,6 +311,8 @@ func TestKeysCoverTheSchema(t *testing.T) {
 			sample = "48h"
 		case key.Name == "redis_timeout":
 			sample = "1s"
+		case key.Name == "approver_oidc_max_age":
+			sample = "1h"
 		case !ok:
 			sample = "text"
 		}
@@ -305,6 +322,9 @@ func TestKeysCoverTheSchema(t *testing.T) {
 		}
 		if key.Name == "redis_cert" || key.Name == "redis_key" {
 			flags["redis_cert"], flags["redis_key"] = "c", "k"
+		}
+		if strings.HasPrefix(key.Name, "approver_oidc_") {
+			flags["approver_oidc_issuer"], flags["approver_oidc_audience"] = "https://login.example.com", "kelpie"
 		}
 		base, err := config.Load(config.Sources{Flags: flags})
 		if err != nil {

@@ -111,6 +111,14 @@ var usages = map[string]struct{ fallback, usage string }{
 	"audit_keep_age":               {"", "how long closed segments of the audit are kept; default for ever"},
 	"audit_keep_mib":               {"", "how large closed segments of the audit may be together; default no bound"},
 	"approvals_key_file":           {"", "file with the key that approvals in Redis are sealed by, the same on every replica; needs redis"},
+	"approver_client_ca":           {"", "PEM file of the authorities of approvers' certificates on the admin listener; needs tls_cert"},
+	"approver_oidc_issuer":         {"", "issuer of the identity provider whose tokens name approvers"},
+	"approver_oidc_audience":       {"", "audience that those tokens must be made for"},
+	"approver_oidc_name_claim":     {"email", "claim that names the approver"},
+	"approver_oidc_groups_claim":   {"groups", "claim that lists the approver's groups"},
+	"approver_oidc_acr":            {"", "values of acr, separated by commas, that are strong enough; default any"},
+	"approver_oidc_max_age":        {"12h", "for how long a log-in is good"},
+	"approver_oidc_ca":             {"", "PEM file of the authorities of the identity provider's certificate; default the system's"},
 	"gc_percent":                   {strconv.Itoa(DefaultGCPercent), "the garbage collector's target percentage, unless GOGC is set"},
 }
 

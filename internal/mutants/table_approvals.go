@@ -12,7 +12,20 @@ func approvalMutants() []mutant {
 	shared := func(file, name, old, changed string) mutant {
 		return mutant{name: "approvals in Redis: " + name, file: "store/redisstore/" + file, old: old, new: changed, tests: []string{"./store/redisstore"}}
 	}
+	known := func(file, name, old, changed, tests, run string) mutant {
+		return mutant{name: "approvers: " + name, file: file, old: old, new: changed, tests: []string{tests}, flags: []string{"-test.run=" + run}}
+	}
 	return []mutant{
+		known("identity/oidcid/verifier.go", "the audience", "ClientID: cfg.Audience, SupportedSigningAlgs", "SkipClientIDCheck: true, SupportedSigningAlgs", "./identity/oidcid", "Refused"),
+		known("identity/oidcid/verifier.go", "a verified email", "case v.cfg.NameClaim == emailClaim && c.EmailVerified != true", "case false && c.EmailVerified != true", "./identity/oidcid", "Refused"),
+		known("identity/oidcid/verifier.go", "no machine", "case t.Subject == \"\" || t.Subject == c.ClientID", "case t.Subject == \"\" || false && t.Subject == c.ClientID", "./identity/oidcid", "Refused"),
+		known("identity/oidcid/verifier.go", "nobody acts by it", "case len(c.Actor) > 0 &&", "case false &&", "./identity/oidcid", "Refused"),
+		known("identity/oidcid/verifier.go", "the age of a log-in", "case now.Sub(since) >= v.cfg.MaxAge:", "case false:", "./identity/oidcid", "Refused"),
+		known("server/callers.go", "approvals alone", "if !slices.Contains(c.Humans, service) {", "if slices.Contains(c.Humans, \"no service\"+service) {", "./internal/app", "RouteKnows"),
+		known("server/callers.go", "an approver of the policy", "if !c.Approver(p) {", "if false {", "./internal/app", "GroupThat"),
+		known("server/callers.go", "one email", "case len(emails) == 1:", "case len(emails) >= 1:", "./internal/app", "ApproversAreKnown"),
+		known("internal/app/approvals.go", "the admin token decides nothing", "Timer: newTimer, Verified: a.verified,", "Timer: newTimer,", "./internal/app", "ApproversAreKnown"),
+		known("policy/approvers.go", "a group's name is nobody's", "if strings.HasPrefix(name, GroupMember) {", "if false {", "./policy", "Among"),
 		shared("seal.go", "the seal", "if !hmac.Equal([]byte(raw[schemaEnd:headSize]), s.mac(name, is, content)) {", "if s.mac(name, is, content) == nil {"),
 		shared("seal.go", "the seal is of one name", "[]string{macLabel, name}", "[]string{macLabel, \"\"}"),
 		shared("approvals.go", "a yes of before a loss", "if a.State == store.Approved && written != epoch {", "if a.State == store.Approved && written == \"\" {"),

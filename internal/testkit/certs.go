@@ -38,6 +38,8 @@ type Leaf struct {
 	IPs  []net.IP
 	// URI is a SPIFFE id; "" for none.
 	URI string
+	// Emails are the mail addresses that it names.
+	Emails []string
 }
 
 // Pair is a certificate with its key, in PEM.
@@ -76,7 +78,7 @@ func (ca *CA) Issue(tb testing.TB, leaf Leaf) Pair {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses: leaf.IPs,
+		IPAddresses: leaf.IPs, EmailAddresses: leaf.Emails,
 	}
 	if leaf.URI != "" {
 		uri, err := url.Parse(leaf.URI)

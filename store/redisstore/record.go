@@ -54,6 +54,7 @@ type vote struct {
 	ID     string    `json:"id"`
 	Voter  string    `json:"voter"`
 	How    string    `json:"how"`
+	Groups []string  `json:"groups,omitempty"`
 	Rule   string    `json:"rule,omitempty"`
 	Yes    bool      `json:"yes"`
 	Reason string    `json:"reason,omitempty"`

@@ -99,8 +99,24 @@ type Config struct {
 	// File with the key that approvals in Redis are sealed by, the same on every replica; needs redis. Default none:
 	// approvals are kept by each replica alone.
 	ApprovalsKeyFile string `protobuf:"bytes,32,opt,name=approvals_key_file,json=approvalsKeyFile,proto3" json:"approvals_key_file,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// PEM file of the authorities of approvers' certificates on the admin listener; needs tls_cert. Default none.
+	ApproverClientCa string `protobuf:"bytes,33,opt,name=approver_client_ca,json=approverClientCa,proto3" json:"approver_client_ca,omitempty"`
+	// Issuer of the identity provider whose tokens name approvers. Default none.
+	ApproverOidcIssuer string `protobuf:"bytes,34,opt,name=approver_oidc_issuer,json=approverOidcIssuer,proto3" json:"approver_oidc_issuer,omitempty"`
+	// Audience that those tokens must be made for; needed with the issuer.
+	ApproverOidcAudience string `protobuf:"bytes,35,opt,name=approver_oidc_audience,json=approverOidcAudience,proto3" json:"approver_oidc_audience,omitempty"`
+	// Claim that names the approver. Default email, which has to be verified then.
+	ApproverOidcNameClaim string `protobuf:"bytes,36,opt,name=approver_oidc_name_claim,json=approverOidcNameClaim,proto3" json:"approver_oidc_name_claim,omitempty"`
+	// Claim that lists the approver's groups. Default groups.
+	ApproverOidcGroupsClaim string `protobuf:"bytes,37,opt,name=approver_oidc_groups_claim,json=approverOidcGroupsClaim,proto3" json:"approver_oidc_groups_claim,omitempty"`
+	// Values of acr, separated by commas, that are strong enough. Default any.
+	ApproverOidcAcr string `protobuf:"bytes,38,opt,name=approver_oidc_acr,json=approverOidcAcr,proto3" json:"approver_oidc_acr,omitempty"`
+	// For how long a log-in is good. Default 12h.
+	ApproverOidcMaxAge *durationpb.Duration `protobuf:"bytes,39,opt,name=approver_oidc_max_age,json=approverOidcMaxAge,proto3" json:"approver_oidc_max_age,omitempty"`
+	// PEM file of the authorities of the identity provider's certificate. Default the system's.
+	ApproverOidcCa string `protobuf:"bytes,40,opt,name=approver_oidc_ca,json=approverOidcCa,proto3" json:"approver_oidc_ca,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -357,11 +373,67 @@ func (x *Config) GetApprovalsKeyFile() string {
 	return ""
 }
 
+func (x *Config) GetApproverClientCa() string {
+	if x != nil {
+		return x.ApproverClientCa
+	}
+	return ""
+}
+
+func (x *Config) GetApproverOidcIssuer() string {
+	if x != nil {
+		return x.ApproverOidcIssuer
+	}
+	return ""
+}
+
+func (x *Config) GetApproverOidcAudience() string {
+	if x != nil {
+		return x.ApproverOidcAudience
+	}
+	return ""
+}
+
+func (x *Config) GetApproverOidcNameClaim() string {
+	if x != nil {
+		return x.ApproverOidcNameClaim
+	}
+	return ""
+}
+
+func (x *Config) GetApproverOidcGroupsClaim() string {
+	if x != nil {
+		return x.ApproverOidcGroupsClaim
+	}
+	return ""
+}
+
+func (x *Config) GetApproverOidcAcr() string {
+	if x != nil {
+		return x.ApproverOidcAcr
+	}
+	return ""
+}
+
+func (x *Config) GetApproverOidcMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.ApproverOidcMaxAge
+	}
+	return nil
+}
+
+func (x *Config) GetApproverOidcCa() string {
+	if x != nil {
+		return x.ApproverOidcCa
+	}
+	return ""
+}
+
 var File_kelpie_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbc\v\n" +
+	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9d\x0f\n" +
 	"\x06Config\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\x12\x1d\n" +
@@ -403,7 +475,15 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\x0eaudit_key_file\x18\x1d \x01(\tR\fauditKeyFile\x12T\n" +
 	"\x0eaudit_keep_age\x18\x1e \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x06\b\x80\x86\xb0\x96\x012\x03\b\x90\x1cR\fauditKeepAge\x12$\n" +
 	"\x0eaudit_keep_mib\x18\x1f \x01(\rR\fauditKeepMib\x12,\n" +
-	"\x12approvals_key_file\x18  \x01(\tR\x10approvalsKeyFileB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
+	"\x12approvals_key_file\x18  \x01(\tR\x10approvalsKeyFile\x12,\n" +
+	"\x12approver_client_ca\x18! \x01(\tR\x10approverClientCa\x120\n" +
+	"\x14approver_oidc_issuer\x18\" \x01(\tR\x12approverOidcIssuer\x124\n" +
+	"\x16approver_oidc_audience\x18# \x01(\tR\x14approverOidcAudience\x12A\n" +
+	"\x18approver_oidc_name_claim\x18$ \x01(\tB\b\xbaH\x05r\x03(\x80\x01R\x15approverOidcNameClaim\x12E\n" +
+	"\x1aapprover_oidc_groups_claim\x18% \x01(\tB\b\xbaH\x05r\x03(\x80\x01R\x17approverOidcGroupsClaim\x124\n" +
+	"\x11approver_oidc_acr\x18& \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x0fapproverOidcAcr\x12_\n" +
+	"\x15approver_oidc_max_age\x18' \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b<R\x12approverOidcMaxAge\x12(\n" +
+	"\x10approver_oidc_ca\x18( \x01(\tR\x0eapproverOidcCaB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
 
 var (
 	file_kelpie_config_v1_config_proto_rawDescOnce sync.Once
@@ -427,11 +507,12 @@ var file_kelpie_config_v1_config_proto_depIdxs = []int32{
 	1, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
 	1, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
 	1, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	1, // 4: kelpie.config.v1.Config.approver_oidc_max_age:type_name -> google.protobuf.Duration
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_config_v1_config_proto_init() }

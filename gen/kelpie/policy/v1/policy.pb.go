@@ -796,7 +796,8 @@ type ApproverGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it is for, in a sentence.
 	Description string `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
-	// Its members, as their identity provider names them.
+	// Its members, each as he is known: by the name that the identity provider's token has (approver_oidc_name_claim), by
+	// the email or URI of his certificate, or oidc-group:NAME for all whom the provider's token puts into that group.
 	Members       []string `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

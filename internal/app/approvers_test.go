@@ -1,0 +1,230 @@
+package app_test
+
+import (
+	"context"
+	"crypto/tls"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	adminv1 "github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1"
+	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
+	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
+	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/internal/testkit"
+)
+
+// twoPolicy needs two yeses for a delete: of people who are named, and of a group
+// of the identity provider.
+const twoPolicy = `
+scopes:
+  docs: {actions: [read], resources: ["docs/**"]}
+  wipe: {actions: [delete], resources: ["docs/**"]}
+networks: {here: {cidrs: [10.0.0.0/8]}}
+agents: {writer: {owner: o@example.com, scopes: [docs, wipe], networks: [here]}}
+approvers:
+  sec: {members: [security-oncall@example.com, security-lead@example.com, "oidc-group:security", "spiffe://example.com/human/lead"]}
+approvals:
+  wipes: {match: {risk: [delete]}, approvers: [sec], quorum: 2}
+limits: {calls: {rate: 1000/second, per: [agent]}}
+`
+
+// office is a server whose approvers are known by certificates and by tokens.
+type office struct {
+	*running
+
+	provider  *testkit.Provider
+	server    *testkit.CA // of the server's certificate
+	approvers *testkit.CA
+	gateways  *testkit.CA
+	policy    string
+}
+
+func startOffice(t *testing.T) *office {
+	t.Helper()
+	o := &office{
+		provider: testkit.StartProvider(t), server: testkit.NewCA(t), approvers: testkit.NewCA(t), gateways: testkit.NewCA(t), policy: policyDir(t, twoPolicy),
+	}
+	dir := t.TempDir()
+	ca := func(name string, ca *testkit.CA) string {
+		path := filepath.Join(dir, name)
+		testkit.WriteFile(t, path, ca.PEM)
+		return path
+	}
+	o.running = start(t, func(c *config.Config) {
+		c.Policy = o.policy
+		c.TLSCert, c.TLSKey = o.server.Issue(t, testkit.Leaf{Name: "kelpie", IPs: here}).Write(t, dir)
+		c.ClientCA, c.Approvers.ClientCA = ca("gateways.pem", o.gateways), ca("approvers.pem", o.approvers)
+		c.Approvers.OIDC = config.OIDC{Issuer: o.provider.Issuer, Audience: "kelpie"}
+	})
+	return o
+}
+
+// desk is the approvals as somebody sees them who shows a certificate, a token, or neither.
+func (o *office) deskOf(t *testing.T, ca *testkit.CA, leaf testkit.Leaf, token string) (context.Context, approvalv1.ApprovalServiceClient) {
+	t.Helper()
+	var own *tls.Certificate
+	if ca != nil {
+		cert := ca.Issue(t, leaf).TLS(t)
+		own = &cert
+	}
+	ctx := t.Context()
+	if token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
+	return ctx, approvalv1.NewApprovalServiceClient(dial(t, o.Addrs().Admin.String(), clientTLS(o.server, own)))
+}
+
+func (o *office) erase(t *testing.T) *authzv1.AuthorizeResponse {
+	t.Helper()
+	cert := o.gateways.Issue(t, testkit.Leaf{Name: "gateway"}).TLS(t)
+	out, err := authzv1.NewAuthorizationServiceClient(dial(t, o.Addrs().GRPC.String(), clientTLS(o.server, &cert))).Authorize(t.Context(), &authzv1.AuthorizeRequest{
+		Agent: "writer", Action: "delete", Resource: "docs/1", SourceIp: "10.1.1.1",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (o *office) adminToken(t *testing.T) string {
+	t.Helper()
+	ctx, _ := o.admin(t)
+	md, _ := metadata.FromOutgoingContext(ctx)
+	return strings.TrimPrefix(md.Get("authorization")[0], "Bearer ")
+}
+
+// Two humans, known in two ways, say yes; one human is one, however he is known.
+func TestApproversAreKnown(t *testing.T) {
+	t.Parallel()
+	o := startOffice(t)
+	id := o.erase(t).GetApproval().GetId()
+	vote := func(who string, ca *testkit.CA, leaf testkit.Leaf, token, as string, want codes.Code) *approvalv1.Approval {
+		t.Helper()
+		ctx, desk := o.deskOf(t, ca, leaf, token)
+		got, err := desk.Approve(ctx, &approvalv1.ApproveRequest{Id: id, As: as})
+		if status.Code(err) != want {
+			t.Errorf("%s: %v, want %v", who, err, want)
+		}
+		return got.GetApproval()
+	}
+	oncall := testkit.Leaf{Emails: []string{"security-oncall@example.com"}}
+	vote("the local admin, where others are known better", nil, testkit.Leaf{}, o.adminToken(t), "security-oncall@example.com", codes.PermissionDenied)
+	vote("a gateway", o.gateways, oncall, "", "", codes.Unavailable) // TLS refuses it.
+	vote("nobody", nil, testkit.Leaf{}, "", "", codes.Unauthenticated)
+	vote("a certificate of several", o.approvers, testkit.Leaf{Emails: []string{"security-oncall@example.com", "security-lead@example.com"}}, "", "", codes.Unauthenticated)
+	vote("a certificate with a common name alone", o.approvers, testkit.Leaf{Name: "security-oncall@example.com"}, "", "", codes.Unauthenticated)
+	vote("a stranger", o.approvers, testkit.Leaf{Emails: []string{"mallory@example.com"}}, "", "", codes.PermissionDenied)
+	vote("a token of an agent", nil, testkit.Leaf{}, o.provider.Token(t, map[string]any{"aud": "agents"}), "", codes.Unauthenticated)
+	vote("somebody in another's name", o.approvers, oncall, "", "security-lead@example.com", codes.InvalidArgument)
+	vote("a name that reads as a group's", nil, testkit.Leaf{}, o.provider.Token(t, map[string]any{"email": "oidc-group:security"}), "", codes.PermissionDenied)
+	if a := vote("by a certificate", o.approvers, oncall, "", "", codes.OK); a.GetState() != approvalv1.ApprovalState_APPROVAL_STATE_PENDING {
+		t.Errorf("after one: %v", a)
+	}
+	if a := vote("the same human by a token", nil, testkit.Leaf{}, o.provider.Token(t, nil), "", codes.OK); a.GetState() != approvalv1.ApprovalState_APPROVAL_STATE_PENDING || len(a.GetVotes()) != 1 {
+		t.Errorf("after the same one again: %v", a)
+	}
+	ann := o.provider.Token(t, map[string]any{"email": "ann@example.com", "groups": []string{"staff", "security"}})
+	if a := vote("one of the group", nil, testkit.Leaf{}, ann, "", codes.OK); a.GetState() != approvalv1.ApprovalState_APPROVAL_STATE_APPROVED {
+		t.Errorf("after two: %v", a)
+	}
+	if out := o.erase(t); out.GetReason() != authzv1.Reason_REASON_OK_APPROVED {
+		t.Errorf("after two: %v", out)
+	}
+}
+
+// A yes by a group counts as long as the policy says that the group may.
+func TestGroupThatMayNoMore(t *testing.T) {
+	t.Parallel()
+	o := startOffice(t)
+	id := o.erase(t).GetApproval().GetId()
+	ann := o.provider.Token(t, map[string]any{"email": "ann@example.com", "groups": []string{"security"}})
+	ctx, desk := o.deskOf(t, nil, testkit.Leaf{}, ann)
+	if _, err := desk.Approve(ctx, &approvalv1.ApproveRequest{Id: id}); err != nil {
+		t.Fatal(err)
+	}
+	uri, desk2 := o.deskOf(t, o.approvers, testkit.Leaf{URI: "spiffe://example.com/human/lead"}, "")
+	if a, err := desk2.Approve(uri, &approvalv1.ApproveRequest{Id: id}); err != nil || a.GetApproval().GetState() != approvalv1.ApprovalState_APPROVAL_STATE_APPROVED {
+		t.Fatalf("%v, %v", a, err)
+	}
+	testkit.WriteFile(t, filepath.Join(o.policy, "policy.yaml"), []byte(strings.Replace(twoPolicy, `"oidc-group:security", `, "", 1)))
+	if err := o.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if out := o.erase(t); out.GetDecision() == authzv1.Decision_DECISION_ALLOW {
+		t.Errorf("a yes of a group that may no more: %v", out)
+	}
+	if _, err := desk.List(ctx, &approvalv1.ListRequest{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("one of it lists approvals: %v", err)
+	}
+}
+
+// No credential of an agent or of a gateway opens any route of the admin listener,
+// and an approver's opens the approvals alone.
+func TestEveryAdminRouteKnowsItsCallers(t *testing.T) {
+	t.Parallel()
+	o := startOffice(t)
+	admin := o.adminToken(t)
+	as := func(token string) context.Context {
+		return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token)
+	}
+	plain := dial(t, o.Addrs().Admin.String(), clientTLS(o.server, nil))
+	gateway := o.gateways.Issue(t, testkit.Leaf{Name: "gateway", URI: "spiffe://example.com/gateway"}).TLS(t)
+	strangers := map[string]context.Context{
+		"nothing": t.Context(), "an agent's token": as(o.provider.Token(t, map[string]any{"aud": "agents"})),
+		"an agent's own": as(o.provider.Token(t, map[string]any{"sub": "svc", "azp": "svc"})), "a delegated one": as(o.provider.Token(t, map[string]any{"act": map[string]any{"sub": "bot"}})),
+		"a key": as("klp_reader_0123456789abcdef"), "two": metadata.AppendToOutgoingContext(as(o.provider.Token(t, nil)), "authorization", "Bearer x"),
+		"another scheme": metadata.AppendToOutgoingContext(t.Context(), "authorization", "DPoP "+o.provider.Token(t, nil)),
+	}
+	human := as(o.provider.Token(t, nil))
+	served, routes := services(t, as(admin), plain), 0
+	for _, service := range served {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+		if err != nil {
+			t.Fatal(err)
+		}
+		methods := found.(protoreflect.ServiceDescriptor).Methods()
+		for i := range methods.Len() {
+			m := methods.Get(i)
+			routes++
+			for who, ctx := range strangers {
+				if err := callMethod(ctx, plain, m); status.Code(err) != codes.Unauthenticated {
+					t.Errorf("%s with %s: %v", m.FullName(), who, err)
+				}
+			}
+			if err := callMethod(t.Context(), dial(t, o.Addrs().Admin.String(), clientTLS(o.server, &gateway)), m); status.Code(err) != codes.Unavailable {
+				t.Errorf("%s with a gateway's certificate: %v", m.FullName(), err)
+			}
+			if service == approvalv1.ApprovalService_ServiceDesc.ServiceName {
+				continue
+			}
+			if err := callMethod(human, plain, m); status.Code(err) != codes.PermissionDenied {
+				t.Errorf("%s with an approver's token: %v", m.FullName(), err)
+			}
+		}
+	}
+	if routes < 12 || !slices.Contains(served, adminv1.AdminService_ServiceDesc.ServiceName) {
+		t.Errorf("only %d routes of %v", routes, served)
+	}
+	own := o.approvers.Issue(t, testkit.Leaf{Emails: []string{"security-lead@example.com"}}).TLS(t)
+	data := authzv1.NewAuthorizationServiceClient(dial(t, o.Addrs().GRPC.String(), clientTLS(o.server, &own)))
+	if _, err := data.Authorize(t.Context(), request()); status.Code(err) != codes.Unavailable {
+		t.Errorf("an approver's certificate where gateways call: %v", err)
+	}
+	for how, least := range map[string]string{"none": "1", "token": "1", "oidc": "1"} {
+		_, body := o.get(t, "/metrics")
+		if !strings.Contains(body, `kelpie_admin_refused_total{how="`+how+`"} `) || strings.Contains(body, `kelpie_admin_refused_total{how="`+how+`"} 0`) {
+			t.Errorf("refusals of %s are not counted (%s)", how, least)
+		}
+	}
+	if strings.Contains(o.stderr.String(), "eyJ") || strings.Contains(o.stderr.String(), admin) {
+		t.Error("a token was logged")
+	}
+}

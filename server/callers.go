@@ -1,0 +1,179 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/kelpie-authz/kelpie/pdp"
+)
+
+// Callers knows who calls the admin listener: whoever has the admin token, and
+// humans by a certificate or by a token of their identity provider. The admin
+// token opens everything; humans open the services of Humans, and only if the
+// policy knows them as approvers. No credential of an agent or a gateway is
+// looked at. It is safe for concurrent use.
+type Callers struct {
+	// Token is the admin token. Needed.
+	Token *AdminToken
+	// Certificates says that the listener verifies the certificates of approvers,
+	// and of nobody else.
+	Certificates bool
+	// Provider verifies a token of the identity provider. Its error is told to the
+	// caller, and holds nothing of the token. Nil: there is none.
+	Provider func(ctx context.Context, token string) (pdp.Person, error)
+	// Humans are the full names of the services that humans may call.
+	Humans []string
+	// Approver tells whether the policy knows somebody as an approver. Needed where
+	// humans are known.
+	Approver func(p pdp.Person) bool
+	// Refused is told of each call that is refused, and how its caller wanted to be
+	// known: none, token, mtls or oidc. Nil: nobody is told.
+	Refused func(how string, err error)
+}
+
+type callerKey struct{}
+
+// Caller is who calls, as [Callers] found.
+func Caller(ctx context.Context) (pdp.Person, bool) {
+	p, ok := ctx.Value(callerKey{}).(pdp.Person)
+	return p, ok
+}
+
+// Unary is an interceptor that lets known callers through.
+func (c *Callers) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	ctx, err := c.admit(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// Stream is an interceptor that lets known callers through.
+func (c *Callers) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	ctx, err := c.admit(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	return next(srv, callerStream{ServerStream: stream, ctx: ctx})
+}
+
+type callerStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s callerStream) Context() context.Context { return s.ctx }
+
+// admit finds who calls and whether he may call this method.
+func (c *Callers) admit(ctx context.Context, method string) (context.Context, error) {
+	p, how, err := c.identify(ctx)
+	if err == nil && !p.Local() {
+		err = c.permit(p, method)
+	}
+	if err != nil {
+		if c.Refused != nil {
+			c.Refused(how, err)
+		}
+		return nil, err
+	}
+	return context.WithValue(ctx, callerKey{}, p), nil
+}
+
+func (c *Callers) permit(p pdp.Person, method string) error {
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	if !slices.Contains(c.Humans, service) {
+		return status.Errorf(codes.PermissionDenied, "this takes the admin token: %s may decide approvals and nothing else here", p.Name)
+	}
+	if !c.Approver(p) {
+		return status.Errorf(codes.PermissionDenied, "%s is in no approver group of the policy; have the name added, as it is written here", p.Name)
+	}
+	return nil
+}
+
+// identify finds who calls. A token, where there is one, says so alone.
+func (c *Callers) identify(ctx context.Context) (p pdp.Person, how string, err error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	values := md.Get("authorization")
+	if len(values) == 0 && c.Certificates {
+		if cert := clientCertificate(ctx); cert != nil {
+			name, err := humanOf(cert)
+			if err != nil {
+				return p, pdp.KnownByMTLS, status.Error(codes.Unauthenticated, err.Error())
+			}
+			return pdp.Person{Name: name, How: pdp.KnownByMTLS}, pdp.KnownByMTLS, nil
+		}
+	}
+	err = c.Token.Check(ctx)
+	switch {
+	case err == nil:
+		return pdp.Person{How: pdp.LocalAdmin}, "token", nil
+	case len(values) == 0:
+		return p, "none", c.waysIn(err)
+	case len(values) > 1 || c.Provider == nil:
+		return p, "token", err
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "bearer") || strings.Count(token, ".") != 2 {
+		return p, "token", err
+	}
+	if p, err = c.Provider(ctx, token); err != nil {
+		if _, is := status.FromError(err); !is {
+			err = status.Error(codes.Unauthenticated, err.Error())
+		}
+		return pdp.Person{}, pdp.KnownByOIDC, err
+	}
+	return p, pdp.KnownByOIDC, nil
+}
+
+// waysIn says by what else somebody can be known.
+func (c *Callers) waysIn(err error) error {
+	if !c.Certificates && c.Provider == nil {
+		return err
+	}
+	return status.Error(codes.Unauthenticated, "it is not known who you are: approvers show a certificate or a token of the identity provider, "+
+		"as `authorization: Bearer TOKEN`; administrators show the token in the server's state directory, "+AdminTokenFile)
+}
+
+// clientCertificate is the one that the connection's TLS has verified; nil if
+// there is none.
+func clientCertificate(ctx context.Context) *x509.Certificate {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(gatewayInfo)
+	if !ok {
+		return nil
+	}
+	t, ok := info.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(t.State.VerifiedChains) == 0 {
+		return nil
+	}
+	return t.State.VerifiedChains[0][0]
+}
+
+// humanOf is who a certificate names: its one email, else its one URI (RFC 5280,
+// section 4.2.1.6). The common name is not looked at: nothing says what it is.
+func humanOf(cert *x509.Certificate) (string, error) {
+	switch emails, uris := cert.EmailAddresses, cert.URIs; {
+	case len(emails) == 1:
+		return emails[0], nil
+	case len(emails) == 0 && len(uris) == 1:
+		return uris[0].String(), nil
+	case len(emails) == 0 && len(uris) == 0:
+		return "", errors.New("the certificate names nobody: it needs one email or one URI as its subject alternative name")
+	default:
+		return "", errors.New("the certificate names several: it needs one email or one URI as its subject alternative name")
+	}
+}
