@@ -6,7 +6,6 @@
 // what was kept noticeable, and the [Query]. It opens no file and knows no
 // request; audit/fileaudit keeps records in files, and pdp fills them in.
 //
-//	sink := audit.Tee(files, audit.NewLineSink(os.Stdout, nil))
 //	err := sink.Append(ctx, &audit.Record{Time: now, Kind: audit.KindDecision, ...}, audit.Sync)
 //	if errors.Is(err, audit.ErrUnavailable) { ... } // No ALLOW may leave.
 //

@@ -98,33 +98,3 @@ type invalidError struct{ what string }
 
 func (e *invalidError) Error() string { return ErrInvalid.Error() + ": " + e.what }
 func (e *invalidError) Unwrap() error { return ErrInvalid }
-
-// Tee returns a Sink that appends to first, and what first kept to each of the
-// others as well. What it answers is what first answered: the others are
-// collectors, are asked with [Async], and count their own losses.
-func Tee(first Sink, others ...Sink) Sink { return &tee{first, others} }
-
-type tee struct {
-	first  Sink
-	others []Sink
-}
-
-// Append implements [Sink].
-func (t *tee) Append(ctx context.Context, r *Record, d Durability) error {
-	if err := t.first.Append(ctx, r, d); err != nil {
-		return err
-	}
-	for _, other := range t.others {
-		_ = other.Append(ctx, r, Async) // A collector that is away changes no answer.
-	}
-	return nil
-}
-
-// Close implements [Sink].
-func (t *tee) Close() error {
-	errs := []error{t.first.Close()}
-	for _, other := range t.others {
-		errs = append(errs, other.Close())
-	}
-	return errors.Join(errs...)
-}

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
+
+	"github.com/kelpie-authz/kelpie/audit"
 )
 
 // Recorder keeps one record of every decision.
@@ -103,6 +105,9 @@ type Record struct {
 	// came; "" if none did.
 	ParametersDigest string
 	ParametersState  ParametersState
+	// Shown are the members of the parameters that the policy lets the audit show;
+	// what looks like a secret is masked.
+	Shown []audit.Member
 
 	// Verdict is the one that was reached, also of a dry run, whose answer
 	// carries it in WouldBe.
@@ -153,6 +158,7 @@ func (j *judgment) fillRecord(latency time.Duration) {
 		ApprovalID: j.found.ID, ApprovalDigest: j.ask.Digest,
 		Outage: j.outage, Latency: latency, DryRun: req.DryRun,
 	}
+	j.rec.Shown = j.shown()
 	cut(&j.rec.Origin.Method, &j.rec.Origin.Host, &j.rec.Origin.Path)
 	if j.malformed {
 		j.rec.Agent, j.rec.Subject = req.Agent, req.Subject
@@ -160,6 +166,22 @@ func (j *judgment) fillRecord(latency time.Duration) {
 	} else if j.rec.Agent != req.Agent {
 		j.rec.ClaimedAgent = req.Agent
 	}
+}
+
+// shown are the members of the parameters that the audit may have.
+func (j *judgment) shown() []audit.Member {
+	if j.malformed || len(j.req.ParametersJSON) == 0 || j.snap == nil {
+		return nil
+	}
+	paths := j.snap.AuditParameters(j.dec.Matched)
+	if len(paths) == 0 {
+		return nil
+	}
+	mask, err := audit.NewMask(paths...)
+	if err != nil {
+		return nil // The policy's schema lets no such path through.
+	}
+	return mask.Pick(j.req.ParametersJSON)
 }
 
 // sourceIP is the canonical address, without an allocation where the request

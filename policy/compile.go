@@ -44,6 +44,7 @@ func compileSource(src *source, r *report) *Snapshot {
 	c.indexRules()
 	c.checkMatchAgents()
 	c.compileHTTP()
+	c.canonShown()
 	c.s.version = c.canon.sum()
 	return c.s
 }

@@ -134,6 +134,7 @@ func (c *compiler) compileDeny() {
 		m, texts := c.match(id, []string{"deny", name, "match"}, doc.GetMatch(), &c.canon)
 		c.canon.text(doc.GetMessage())
 		c.canon.flag(doc.GetShadow())
+		c.show(id, doc.GetAuditParameters())
 		c.addRule(rule{id: id, match: m, shadow: doc.GetShadow()}, texts)
 		c.s.deny = append(c.s.deny, denial{doc.GetMessage()})
 	}
@@ -167,6 +168,7 @@ func (c *compiler) compileApprovals() {
 		m, texts := c.match(id, []string{"approvals", name, "match"}, doc.GetMatch(), &form)
 		requirement := c.requirement(id, []string{"approvals", name}, doc, &form)
 		c.canon.text(string(form.buf))
+		c.show(id, doc.GetAuditParameters()) // What is shown is no part of what was approved.
 		c.addRule(rule{id: id, match: m, shadow: doc.GetShadow()}, texts)
 		c.s.approvals = append(c.s.approvals, requirement)
 	}

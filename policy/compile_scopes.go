@@ -74,6 +74,7 @@ func (c *compiler) compileScopes() {
 		c.canon.list(paths)
 		c.canon.number(int64(c.s.scopes[i].risk.risk))
 		c.canon.text(doc.GetRiskReason())
+		c.show(scopePrefix+name, doc.GetAuditParameters())
 	}
 	c.s.coverage = c.groupScopes(resources, order, actions)
 }

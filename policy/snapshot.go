@@ -40,6 +40,10 @@ type Snapshot struct {
 	specs     []*LimitSpec
 
 	http *HTTP // nil: the policy says nothing of HTTP requests
+
+	// shown has the members of parameters that the audit may show, by the id of a
+	// rule, or scopes/NAME; nil: none are.
+	shown map[string][]string
 }
 
 // agent is what one key of agents holds.

@@ -18,7 +18,7 @@ func fillAudit(out *audit.Record, rec *pdp.Record) {
 		Route: rec.Origin.Route, HTTPMethod: rec.Origin.Method, HTTPHost: rec.Origin.Host, HTTPPath: rec.Origin.Path,
 		Cost: rec.Cost, Message: rec.Message, Matched: rec.Matched, PolicyVersion: rec.PolicyVersion,
 		ApprovalID: rec.ApprovalID, ApprovalDigest: rec.ApprovalDigest,
-		ParametersDigest: rec.ParametersDigest, Latency: rec.Latency, DryRun: rec.DryRun,
+		ParametersDigest: rec.ParametersDigest, Shown: rec.Shown, Latency: rec.Latency, DryRun: rec.DryRun,
 		Outage: rec.Outage.String(), Warnings: rec.Warnings,
 	}
 	for i := range rec.Limits {

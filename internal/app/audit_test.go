@@ -183,3 +183,37 @@ func TestBatchIsRecordedTogether(t *testing.T) {
 		t.Errorf("%d lines at the answer", i)
 	}
 }
+
+// The audit shows those members of the parameters that the rules of a decision
+// name, and masks what looks like a secret.
+func TestAuditShowsParameters(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *config.Config) {
+		c.Policy = policyDir(t, strings.Replace(auditedPolicy, `actions: [read, update], resources: ["docs/**"]`,
+			`actions: [read, update], resources: ["docs/**"], audit_parameters: [amount, customer.id, items.*.sku, api_key, note]`, 1))
+	})
+	parameters := `{"amount":82.50,"customer":{"id":"c-7","name":"Ann"},"items":[{"sku":"a","n":1},{"sku":"b"}],"api_key":"` + testkit.Secret +
+		`","note":"Bearer ` + strings.Repeat(testkit.Secret, 4) + `","other":"x"}`
+	for _, action := range []string{"update", "delete"} {
+		if _, err := r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{
+			Agent: "writer", Action: action, Resource: "docs/1", SourceIp: "10.1.1.1", ParametersJson: []byte(parameters),
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.end(t); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range readAudit(t, r.cfg, &audit.Query{Kinds: []audit.Kind{audit.KindDecision}, Order: audit.OldestFirst}) {
+		var shown []string
+		for _, m := range l.Shown {
+			shown = append(shown, m.Name+"="+m.Value)
+		}
+		got = append(got, l.Action+": "+strings.Join(shown, " "))
+	}
+	want := []string{"update: amount=82.50 api_key=[masked] customer.id=c-7 items.0.sku=a items.1.sku=b note=[masked]", "delete: "}
+	if !slices.Equal(got, want) {
+		t.Errorf("shown:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

@@ -161,9 +161,12 @@ type Scope struct {
 	// the highest verb class of its actions.
 	Risk string `protobuf:"bytes,4,opt,name=risk,proto3" json:"risk,omitempty"`
 	// Why `risk` is lower than the verbs of its actions say. Needed then, and an error anywhere else.
-	RiskReason    string `protobuf:"bytes,5,opt,name=risk_reason,json=riskReason,proto3" json:"risk_reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RiskReason string `protobuf:"bytes,5,opt,name=risk_reason,json=riskReason,proto3" json:"risk_reason,omitempty"`
+	// Members of the parameters that the audit may show for calls by this scope: `amount`, `customer.id`, `items.*.sku`. Values that
+	// look like secrets are masked all the same; all others are there by the digest alone.
+	AuditParameters []string `protobuf:"bytes,6,rep,name=audit_parameters,json=auditParameters,proto3" json:"audit_parameters,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Scope) Reset() {
@@ -229,6 +232,13 @@ func (x *Scope) GetRiskReason() string {
 		return x.RiskReason
 	}
 	return ""
+}
+
+func (x *Scope) GetAuditParameters() []string {
+	if x != nil {
+		return x.AuditParameters
+	}
+	return nil
 }
 
 // Network is a named set of source addresses.
@@ -867,9 +877,12 @@ type ApprovalRule struct {
 	// Why the yes need not bind the parameters. Needed with `bind`, and an error without.
 	BindReason string `protobuf:"bytes,8,opt,name=bind_reason,json=bindReason,proto3" json:"bind_reason,omitempty"`
 	// True: evaluated and reported, never enforced.
-	Shadow        bool `protobuf:"varint,9,opt,name=shadow,proto3" json:"shadow,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Shadow bool `protobuf:"varint,9,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Members of the parameters that the audit may show for calls by this rule: `amount`, `customer.id`, `items.*.sku`. Values that
+	// look like secrets are masked all the same; all others are there by the digest alone.
+	AuditParameters []string `protobuf:"bytes,10,rep,name=audit_parameters,json=auditParameters,proto3" json:"audit_parameters,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ApprovalRule) Reset() {
@@ -965,6 +978,13 @@ func (x *ApprovalRule) GetShadow() bool {
 	return false
 }
 
+func (x *ApprovalRule) GetAuditParameters() []string {
+	if x != nil {
+		return x.AuditParameters
+	}
+	return nil
+}
+
 // DenyRule refuses calls, whatever was granted.
 type DenyRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -975,9 +995,12 @@ type DenyRule struct {
 	// What the caller is told.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// True: evaluated and reported, never enforced.
-	Shadow        bool `protobuf:"varint,4,opt,name=shadow,proto3" json:"shadow,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Shadow bool `protobuf:"varint,4,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Members of the parameters that the audit may show for calls by this rule: `amount`, `customer.id`, `items.*.sku`. Values that
+	// look like secrets are masked all the same; all others are there by the digest alone.
+	AuditParameters []string `protobuf:"bytes,5,rep,name=audit_parameters,json=auditParameters,proto3" json:"audit_parameters,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *DenyRule) Reset() {
@@ -1036,6 +1059,13 @@ func (x *DenyRule) GetShadow() bool {
 		return x.Shadow
 	}
 	return false
+}
+
+func (x *DenyRule) GetAuditParameters() []string {
+	if x != nil {
+		return x.AuditParameters
+	}
+	return nil
 }
 
 // HTTP says how an HTTP request that a proxy asks about becomes a call: who
@@ -1410,14 +1440,15 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1e.kelpie.policy.v1.ApprovalRuleR\x05value:\x028\x01\x1aS\n" +
 	"\tDenyEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.kelpie.policy.v1.DenyRuleR\x05value:\x028\x01\"\xf6\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.kelpie.policy.v1.DenyRuleR\x05value:\x028\x01\"\xce\x02\n" +
 	"\x05Scope\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12+\n" +
 	"\aactions\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\"\ar\x05 \x01(\x80\bR\aactions\x12/\n" +
 	"\tresources\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\"\ar\x05 \x01(\x80 R\tresources\x128\n" +
 	"\x04risk\x18\x04 \x01(\tB$\xbaH!\xd8\x01\x01r\x1cR\x04readR\x05writeR\x06deleteR\x05adminR\x04risk\x12)\n" +
 	"\vrisk_reason\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\n" +
-	"riskReason\"]\n" +
+	"riskReason\x12V\n" +
+	"\x10audit_parameters\x18\x06 \x03(\tB+\xbaH(\x92\x01%\x10@\"!r\x1f(\x80\b2\x1a^[^.\\\\]+(\\.[^.\\\\]+){0,15}$R\x0fauditParameters\"]\n" +
 	"\aNetwork\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12&\n" +
 	"\x05cidrs\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
@@ -1474,7 +1505,7 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\f_concurrency\"h\n" +
 	"\rApproverGroup\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x12+\n" +
-	"\amembers\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\"\ar\x05 \x01(\x80\bR\amembers\"\xb9\x03\n" +
+	"\amembers\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\"\ar\x05 \x01(\x80\bR\amembers\"\x91\x04\n" +
 	"\fApprovalRule\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x125\n" +
 	"\x05match\x18\x02 \x01(\v2\x17.kelpie.policy.v1.MatchB\x06\xbaH\x03\xc8\x01\x01R\x05match\x12&\n" +
@@ -1486,13 +1517,16 @@ const file_kelpie_policy_v1_policy_proto_rawDesc = "" +
 	"\x04bind\x18\a \x01(\tB\x13\xbaH\x10\xd8\x01\x01r\vR\tpath_onlyR\x04bind\x12)\n" +
 	"\vbind_reason\x18\b \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\n" +
 	"bindReason\x12\x16\n" +
-	"\x06shadow\x18\t \x01(\bR\x06shadowB\t\n" +
-	"\a_quorum\"\xa9\x01\n" +
+	"\x06shadow\x18\t \x01(\bR\x06shadow\x12V\n" +
+	"\x10audit_parameters\x18\n" +
+	" \x03(\tB+\xbaH(\x92\x01%\x10@\"!r\x1f(\x80\b2\x1a^[^.\\\\]+(\\.[^.\\\\]+){0,15}$R\x0fauditParametersB\t\n" +
+	"\a_quorum\"\x81\x02\n" +
 	"\bDenyRule\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\vdescription\x125\n" +
 	"\x05match\x18\x02 \x01(\v2\x17.kelpie.policy.v1.MatchB\x06\xbaH\x03\xc8\x01\x01R\x05match\x12\"\n" +
 	"\amessage\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\amessage\x12\x16\n" +
-	"\x06shadow\x18\x04 \x01(\bR\x06shadow\"\xc6\x03\n" +
+	"\x06shadow\x18\x04 \x01(\bR\x06shadow\x12V\n" +
+	"\x10audit_parameters\x18\x05 \x03(\tB+\xbaH(\x92\x01%\x10@\"!r\x1f(\x80\b2\x1a^[^.\\\\]+(\\.[^.\\\\]+){0,15}$R\x0fauditParameters\"\xc6\x03\n" +
 	"\x04HTTP\x12?\n" +
 	"\n" +
 	"agent_from\x18\x01 \x03(\v2 .kelpie.policy.v1.IdentitySourceR\tagentFrom\x12C\n" +
