@@ -29,6 +29,10 @@ const (
 	KindApprovalRevoked    Kind = "approval_revoked"
 	// KindApprovalReopened: a yes counts no more, and humans are asked again.
 	KindApprovalReopened Kind = "approval_reopened"
+	// KindApprovalStanding: a standing grant was made; KindApprovalGrantUsed: a call
+	// used one.
+	KindApprovalStanding  Kind = "approval_standing"
+	KindApprovalGrantUsed Kind = "approval_grant_used"
 
 	// KindRevocation takes a credential, an agent, ... out of use, or back.
 	KindRevocation Kind = "revocation"
@@ -50,7 +54,7 @@ func Kinds() []Kind {
 	return []Kind{
 		KindDecision, KindSettle, KindRelease, KindReset,
 		KindApprovalOpened, KindApprovalVote, KindApprovalApproved, KindApprovalConsumed, KindApprovalDenied,
-		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened,
+		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened, KindApprovalStanding, KindApprovalGrantUsed,
 		KindRevocation, KindPolicyLoaded, KindPolicyRefused, KindAdmin,
 	}
 }
@@ -65,7 +69,7 @@ func (k Kind) Valid() bool {
 	switch k {
 	case KindDecision, KindSettle, KindRelease, KindReset,
 		KindApprovalOpened, KindApprovalVote, KindApprovalApproved, KindApprovalConsumed, KindApprovalDenied,
-		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened,
+		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened, KindApprovalStanding, KindApprovalGrantUsed,
 		KindRevocation, KindPolicyLoaded, KindPolicyRefused, KindAdmin:
 		return true
 	case KindSegment, KindCheckpoint, KindRetention:

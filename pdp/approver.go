@@ -50,6 +50,8 @@ type Ballot struct {
 	// VoteID names the ballot, so that the same one sent again counts once; "":
 	// it is made of the approval, the person and the word.
 	VoteID string
+	// Standing is what a yes allows besides, in future; nil: nothing.
+	Standing *StandingTerms
 }
 
 // ApprovalRecord is one approval as approvers see it.
@@ -81,6 +83,8 @@ type ApprovalRecord struct {
 	Why       string
 	// UsedBy is the decision that used it; "" if none did.
 	UsedBy string
+	// Grant is not nil for a standing grant.
+	Grant *GrantState
 }
 
 // ApprovalDetail is one thing that an approver has to see.

@@ -25,6 +25,9 @@ const (
 // retryWindow is for how long a gateway that may retry is answered again.
 const retryWindow = 30 * time.Second
 
+// grantMaking is how long making a standing grant may take.
+const grantMaking = time.Minute
+
 // swapTries bounds how often a change that others came before is tried again.
 const swapTries = 64
 
@@ -200,6 +203,9 @@ func (v *view) due(a *store.Approval) *store.Approval {
 	case a.State == store.Approved && a.Unsure:
 		// It has to be asked again before anything else can be done to it.
 		return v.reopened(a, nil, "the store may have lost that it was used")
+	case a.Grant != nil && a.State == store.Pending && !v.now.Before(a.OpenedAt.Add(grantMaking)):
+		// It was not made to the end, or may have lost uses: nobody votes on it again.
+		return v.ended(a, store.Cancelled, "", "it is not known how often it was used, or whether it was wanted; make another one")
 	case !v.now.Before(deadline):
 		return v.ended(a, store.Expired, "", fmt.Sprintf("its time was over at %s", deadline.UTC().Format(time.RFC3339)))
 	default:

@@ -16,6 +16,20 @@ func (d *Desk) Find(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 	if err != nil {
 		return ApprovalStatus{}, err
 	}
+	s, err := d.find(ctx, ask, &v)
+	if err != nil || ask.ID != "" || s.Found != FoundNone && s.Found != FoundPending {
+		return s, err
+	}
+	// Nobody has to be waited for where a standing grant allows the call.
+	g, err := d.granted(ctx, ask, &v)
+	if err != nil || g == nil {
+		return s, err
+	}
+	return ApprovalStatus{Found: FoundGranted, ID: g.ID, ExpiresAt: g.UseBy}, nil
+}
+
+// find finds the approval of a call.
+func (d *Desk) find(ctx context.Context, ask *ApprovalAsk, v *view) (ApprovalStatus, error) {
 	a, err := d.named(ctx, ask)
 	if errors.Is(err, store.ErrNotFound) {
 		return nothingFor(ask), nil
@@ -28,9 +42,9 @@ func (d *Desk) Find(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 		return ApprovalStatus{Found: FoundMismatch}, nil
 	}
 	write := ask.Request == nil || !ask.Request.DryRun
-	a, err = d.bring(ctx, a, &v, write)
+	a, err = d.bring(ctx, a, v, write)
 	if err == nil {
-		a, err = d.confirmed(ctx, a, ask, &v, write)
+		a, err = d.confirmed(ctx, a, ask, v, write)
 	}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -38,9 +52,9 @@ func (d *Desk) Find(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 	case err != nil:
 		return ApprovalStatus{}, err
 	case ask.ID != "":
-		return d.foundByID(a, ask, &v), nil
+		return d.foundByID(a, ask, v), nil
 	default:
-		return d.foundByCall(a, ask, &v), nil
+		return d.foundByCall(a, ask, v), nil
 	}
 }
 
@@ -185,12 +199,13 @@ func (d *Desk) Open(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 
 // asked is the new approval of a call.
 func (d *Desk) asked(ask *ApprovalAsk, v *view) (*store.Approval, error) {
-	shown, err := shownOf(ask)
+	id := d.cfg.NewID()
+	shown, err := shownOf(ask, id)
 	if err != nil {
 		return nil, err
 	}
 	a := &store.Approval{
-		ID: d.cfg.NewID(), Digest: ask.Digest, State: store.Pending,
+		ID: id, Digest: ask.Digest, State: store.Pending,
 		Agent: ask.Agent, Subject: ask.Subject, Risk: ask.Risk, DecisionID: ask.DecisionID, PolicyVersion: ask.PolicyVersion,
 		Shown: shown, OpenedAt: v.now, ExpiresAt: v.now.Add(ask.Expires), UseWithin: ask.UseWithin,
 	}
@@ -206,6 +221,9 @@ func (d *Desk) asked(ask *ApprovalAsk, v *view) (*store.Approval, error) {
 
 // Consume implements [Approvals].
 func (d *Desk) Consume(ctx context.Context, ask *ApprovalAsk, found ApprovalStatus) (ApprovalStatus, error) {
+	if found.Found == FoundGranted {
+		return d.consumeGrant(ctx, ask, found.ID)
+	}
 	for range swapTries {
 		s, err := d.consume(ctx, ask, found.ID)
 		switch {

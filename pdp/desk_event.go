@@ -41,11 +41,15 @@ const (
 	ApprovalTakenBack
 	// ApprovalReopened: a yes counts no more, and humans are asked again.
 	ApprovalReopened
+	// ApprovalStanding: a standing grant was made, on the word of a vote.
+	ApprovalStanding
+	// ApprovalGrantUsed: a call used a standing grant.
+	ApprovalGrantUsed
 )
 
 // String returns the kind as logs and metrics write it.
 func (k ApprovalEventKind) String() string {
-	names := [...]string{"", "opened", "vote", "approved", "consumed", "denied", "expired", "cancelled", "superseded", "revoked", "reopened"}
+	names := [...]string{"", "opened", "vote", "approved", "consumed", "denied", "expired", "cancelled", "superseded", "revoked", "reopened", "standing", "grant_used"}
 	if int(k) >= len(names) {
 		return ""
 	}
@@ -57,6 +61,7 @@ func ApprovalEventKinds() []ApprovalEventKind {
 	return []ApprovalEventKind{
 		ApprovalOpened, ApprovalVoted, ApprovalMet, ApprovalUsed, ApprovalRefused,
 		ApprovalLapsed, ApprovalWithdrawn, ApprovalOutdated, ApprovalTakenBack, ApprovalReopened,
+		ApprovalStanding, ApprovalGrantUsed,
 	}
 }
 
@@ -84,7 +89,7 @@ func (d *Desk) recorded(ctx context.Context, a *store.Approval, now time.Time, e
 		Action: a.Action, Resource: a.Resource, Risk: a.Risk, PolicyVersion: a.PolicyVersion,
 		ApprovalID: a.ID, ApprovalDigest: a.Digest, Event: e,
 	}
-	if e.Kind == ApprovalUsed && a.Used != nil {
+	if (e.Kind == ApprovalUsed || e.Kind == ApprovalGrantUsed) && a.Used != nil {
 		r.Gateway, r.RequestID, r.DecisionID = a.Used.Gateway, a.Used.RequestID, a.Used.DecisionID
 	}
 	// What has been done is recorded also if whoever did it does not wait for it.

@@ -121,6 +121,12 @@ func (d *Desk) show(a *store.Approval, v *view) *ApprovalRecord {
 	if a.Used != nil {
 		r.UsedBy = a.Used.DecisionID
 	}
+	if g := a.Grant; g != nil {
+		r.Grant = &GrantState{From: g.From, Resource: g.Resource, MaxCost: g.MaxCost, MaxUses: g.MaxUses, Uses: g.Uses}
+		for _, b := range g.Bounds {
+			r.Grant.Bounds = append(r.Grant.Bounds, GrantBound(b))
+		}
+	}
 	what, err := readShown(a)
 	if err != nil {
 		r.Details = append(r.Details, ApprovalDetail{Name: "unreadable", Value: "what was asked cannot be read; cancel it"})

@@ -129,6 +129,7 @@ func TestList(t *testing.T) {
 			f.After = next
 		}
 	}
+	ids(pdp.ApprovalFilter{}) // What is looked at is brought to where it stands, and is found by it then.
 	for name, tc := range map[string]struct {
 		filter pdp.ApprovalFilter
 		want   []string

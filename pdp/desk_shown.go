@@ -30,6 +30,10 @@ const (
 type shown struct {
 	Actors  []string      `json:"actor_chain,omitempty"`
 	Details []shownDetail `json:"details,omitempty"`
+	// Shape is what a standing grant can be made of; nil: there can be none.
+	Shape *shape `json:"shape,omitempty"`
+	// partial says that something is not shown.
+	partial bool
 }
 
 type shownDetail struct {
@@ -40,7 +44,8 @@ type shownDetail struct {
 
 // shownOf is what a person has to see of a call to judge it, besides what an
 // approval has fields for.
-func shownOf(ask *ApprovalAsk) ([]byte, error) {
+// salt is that of its shape.
+func shownOf(ask *ApprovalAsk, salt string) ([]byte, error) {
 	var s shown
 	if b := ask.Binding; b != nil {
 		s.Actors = b.ActorChain
@@ -54,6 +59,12 @@ func shownOf(ask *ApprovalAsk) ([]byte, error) {
 	if b := ask.Binding; b != nil {
 		if err := s.bound(b); err != nil {
 			return nil, err
+		}
+		if !s.partial && !s.holdsSecret() {
+			var err error
+			if s.Shape, err = shapeOf(b, salt); err != nil {
+				return nil, err
+			}
 		}
 	}
 	raw, err := json.Marshal(&s)
@@ -114,6 +125,7 @@ func (s *shown) members(name string, object map[string]any) {
 	w := leaves{shown: s, room: maxShownMembers, bytes: maxShownTotal}
 	w.walk(name, "", object)
 	if w.left > 0 {
+		s.partial = true
 		s.said(name, fmt.Sprintf("%d more members are not shown", w.left))
 	}
 }

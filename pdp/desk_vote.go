@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/kelpie-authz/kelpie/policy"
 	"github.com/kelpie-authz/kelpie/store"
@@ -75,12 +76,45 @@ func (d *Desk) vote(ctx context.Context, b *Ballot, yes bool) (*ApprovalRecord, 
 	if bad := b.check(); bad != nil {
 		return nil, bad
 	}
+	grant, err := d.wanted(ctx, b, yes)
+	if err != nil {
+		return nil, err
+	}
 	box := &ballotBox{desk: d, ballot: b, vote: b.cast(yes)}
 	a, err := box.put(ctx)
 	if err != nil {
 		return nil, errors.Join(err, box.uncounted(ctx, err))
 	}
-	return d.show(a, &box.view), nil
+	r := d.show(a, &box.view)
+	if grant == nil || !box.told || a.State != store.Approved {
+		return r, nil // The same yes again makes no second grant.
+	}
+	at := slices.IndexFunc(a.Votes, func(v store.Vote) bool { return v.Yes && v.ID == box.vote.ID })
+	if at < 0 {
+		return nil, fmt.Errorf("the yes counts, and the standing grant was not made: %w", errBusy)
+	}
+	made, err := d.stand(ctx, grant, a.Votes[at], b.Person, &box.view)
+	if err != nil {
+		return nil, fmt.Errorf("the yes counts, and the standing grant was not made: %w", err)
+	}
+	b.Standing.Made = made.ID
+	return r, nil
+}
+
+// wanted is the standing grant that goes with a yes; nil: none.
+func (d *Desk) wanted(ctx context.Context, b *Ballot, yes bool) (*store.Approval, error) {
+	if b.Standing == nil || !yes {
+		return nil, nil //nolint:nilnil // There is none.
+	}
+	v, err := d.view()
+	if err != nil {
+		return nil, err
+	}
+	a, err := d.load(ctx, b.ApprovalID, &v)
+	if err != nil {
+		return nil, unknown(err)
+	}
+	return v.grantOf(a, b.Standing)
 }
 
 func (x *ballotBox) put(ctx context.Context) (*store.Approval, error) {
@@ -157,6 +191,9 @@ func (x *ballotBox) uncounted(ctx context.Context, why error) error {
 
 // counted is the approval with the word; nil if the word is in it already.
 func (x *ballotBox) counted(a *store.Approval) (*store.Approval, error) {
+	if a.Grant != nil {
+		return nil, fmt.Errorf("%w: it is a standing grant", ErrApprovalDecided)
+	}
 	said, err := x.said(a)
 	if err != nil || said {
 		return nil, err

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"slices"
 	"strings"
 )
@@ -55,4 +56,16 @@ func (s *Snapshot) Owner(agent string) string {
 		return a.owner
 	}
 	return ""
+}
+
+// MatchResource tells whether a resource pattern of the policy language matches a
+// resource. The error says what is wrong with the pattern.
+func MatchResource(pattern, resource string) (bool, error) {
+	if message, fix := patternFault(pattern, resourcePattern); message != "" {
+		return false, errors.New(message + "; " + fix)
+	}
+	t := newTrie(false)
+	t.insert(pattern, 0)
+	var w walk
+	return len(t.find(resource, &w, nil)) > 0, nil
 }

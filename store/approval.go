@@ -112,12 +112,43 @@ type Approval struct {
 	// EndedAt is when it came to its final state, by whom, and why; zero before.
 	EndedAt      time.Time
 	EndedBy, Why string
-	// Used is by whom it was used; nil if it was not.
+	// Used is by whom it was used; nil if it was not. Of a standing grant it is who
+	// used it last.
 	Used *Use
+	// Grant makes it a standing grant, which is no approval of one call: Approved
+	// while it has uses left. Nil: it is none.
+	Grant *Grant `json:",omitempty"`
 
 	// Unsure is set by a store that cannot vouch that an Approved one is unused:
 	// it may have lost what was written last. It is not stored.
 	Unsure bool
+}
+
+// Grant is what a standing grant allows.
+type Grant struct {
+	// From is the approval that it was made from, and Shape what it says of its
+	// call, as JSON.
+	From  string `json:"from"`
+	Shape []byte `json:"shape"`
+	// Resource is a pattern of the policy language.
+	Resource string  `json:"resource"`
+	Bounds   []Bound `json:"bounds,omitempty"`
+	// MaxCost bounds the cost.
+	MaxCost float64 `json:"max_cost"`
+	// MaxUses is how many calls may use it, Uses how many did.
+	MaxUses int `json:"max_uses"`
+	Uses    int `json:"uses"`
+}
+
+// Bound frees one member of the parameters within bounds. Members without one have
+// to be as they were.
+type Bound struct {
+	Name string `json:"name"`
+	// Any frees it; else it is a number of at least Min and at most Max, where they
+	// are there.
+	Any bool     `json:"any,omitempty"`
+	Min *float64 `json:"min,omitempty"`
+	Max *float64 `json:"max,omitempty"`
 }
 
 // Clone returns a copy that shares nothing with the approval.
@@ -135,6 +166,11 @@ func (a *Approval) Clone() *Approval {
 	if a.Used != nil {
 		used := *a.Used
 		c.Used = &used
+	}
+	if a.Grant != nil {
+		grant := *a.Grant
+		grant.Shape, grant.Bounds = slices.Clone(grant.Shape), slices.Clone(grant.Bounds)
+		c.Grant = &grant
 	}
 	return &c
 }

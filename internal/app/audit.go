@@ -141,7 +141,7 @@ func (r *auditing) durability(rec *pdp.Record) audit.Durability {
 		return audit.Sync
 	case r.mode == config.AuditAsync:
 		return audit.Async
-	case rec.Event != nil && rec.Event.Kind == pdp.ApprovalUsed:
+	case rec.Event != nil && (rec.Event.Kind == pdp.ApprovalUsed || rec.Event.Kind == pdp.ApprovalGrantUsed):
 		// The decision that used it is recorded next, and waits for both.
 		return audit.Async
 	case rec.Change != nil || rec.Event != nil:

@@ -129,6 +129,9 @@ func left(at *timestamppb.Timestamp, now time.Time) string {
 
 // lacking is what an approval still needs; "" if nothing, or if it is decided.
 func lacking(a *approvalv1.Approval) string {
+	if g := a.GetGrant(); g != nil {
+		return fmt.Sprintf("nobody, %d of %d times", g.GetMaxUses()-min(g.GetUses(), g.GetMaxUses()), g.GetMaxUses())
+	}
 	if a.GetState() == approvalv1.ApprovalState_APPROVAL_STATE_APPROVED {
 		return "the call to come again"
 	}
@@ -225,6 +228,7 @@ func (p *printer) approval(a *approvalv1.Approval, now time.Time) {
 			p.row("look twice", fmt.Sprintf("%s has letters that look alike, of %s", cutAt(text, 120), mixed))
 		}
 	}
+	p.grant(a.GetGrant())
 	p.requirements(a.GetRequirements())
 	p.votes(a.GetVotes())
 	p.words(a.GetDetails())

@@ -21,6 +21,7 @@ type voteFlags struct {
 
 	as, reason string
 	yes        bool
+	standing   standingFlags
 }
 
 // vote is one of the commands that decide.
@@ -29,7 +30,9 @@ type vote struct {
 	// ask is the question that a terminal gets.
 	ask string
 	// send says the word.
-	send func(ctx context.Context, d *desk, id, as, reason string) (answer, error)
+	send func(ctx context.Context, d *desk, id string, f *voteFlags) (answer, error)
+	// stands says that it may make a standing grant.
+	stands bool
 	// needsReason says that there is none without --reason.
 	needsReason bool
 	reasonUsage string
@@ -52,13 +55,21 @@ func newApprovalsApprove(env *Env) *cobra.Command {
 			Use:   "approve ID",
 			Short: "Say yes to one call",
 			Long: "Say yes to one call. Once every rule has the humans that it needs, the call goes through when it comes\n" +
-				"again, once." + confirmation,
-			Example: "  kelpie approvals approve apr_00112233445566778899aabbccddeeff --as security-oncall@example.com",
+				"again, once. --standing lets calls like it through in future as well, never of risk delete or admin, nor\n" +
+				"where several have to say yes." + confirmation,
+			Example: "  kelpie approvals approve apr_00112233445566778899aabbccddeeff --as security-oncall@example.com\n" +
+				"  kelpie approvals approve apr_00112233445566778899aabbccddeeff --as controller@example.com \\\n" +
+				"    --standing 10 --for 1h --bound 'amount<=100'",
 		},
 		ask:         "Approve this call?",
+		stands:      true,
 		reasonUsage: "`why`, for the record",
-		send: func(ctx context.Context, d *desk, id, as, reason string) (answer, error) {
-			return d.approvals.Approve(ctx, &approvalv1.ApproveRequest{Id: id, As: as, Reason: reason})
+		send: func(ctx context.Context, d *desk, id string, f *voteFlags) (answer, error) {
+			terms, err := f.standing.terms()
+			if err != nil {
+				return nil, err
+			}
+			return d.approvals.Approve(ctx, &approvalv1.ApproveRequest{Id: id, As: f.as, Reason: f.reason, Standing: terms})
 		},
 	})
 }
@@ -75,8 +86,8 @@ func newApprovalsDeny(env *Env) *cobra.Command {
 		ask:         "Deny this call?",
 		needsReason: true,
 		reasonUsage: "`why`, for whoever asked and for the record; needed",
-		send: func(ctx context.Context, d *desk, id, as, reason string) (answer, error) {
-			return d.approvals.Deny(ctx, &approvalv1.DenyRequest{Id: id, As: as, Reason: reason})
+		send: func(ctx context.Context, d *desk, id string, f *voteFlags) (answer, error) {
+			return d.approvals.Deny(ctx, &approvalv1.DenyRequest{Id: id, As: f.as, Reason: f.reason})
 		},
 	})
 }
@@ -92,8 +103,8 @@ func newApprovalsCancel(env *Env) *cobra.Command {
 		},
 		ask:         "Take this approval back?",
 		reasonUsage: "`why`, for the record",
-		send: func(ctx context.Context, d *desk, id, as, reason string) (answer, error) {
-			return d.approvals.Cancel(ctx, &approvalv1.CancelRequest{Id: id, As: as, Reason: reason})
+		send: func(ctx context.Context, d *desk, id string, f *voteFlags) (answer, error) {
+			return d.approvals.Cancel(ctx, &approvalv1.CancelRequest{Id: id, As: f.as, Reason: f.reason})
 		},
 	})
 }
@@ -115,6 +126,9 @@ func newVote(env *Env, v *vote) *cobra.Command {
 	f.registerHuman(set)
 	set.StringVar(&f.as, "as", "", "the `name` of who decides, as the policy's approvers have it; with the admin token alone")
 	set.StringVar(&f.reason, "reason", "", v.reasonUsage)
+	if v.stands {
+		f.standing.register(set)
+	}
 	set.BoolVar(&f.yes, "yes", false, "do not ask for confirmation")
 	return cmd
 }
@@ -122,6 +136,10 @@ func newVote(env *Env, v *vote) *cobra.Command {
 // decide shows what is decided, asks for confirmation, says the word, and tells
 // what came of it.
 func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id string) error {
+	terms, err := f.standing.terms()
+	if err != nil {
+		return err
+	}
 	found, err := d.get(ctx, id)
 	if err != nil {
 		return err
@@ -136,6 +154,7 @@ func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id s
 		// Standard output is for what came of it.
 		screen := &printer{w: env.Stderr, color: isTerminal(env.Stderr) && p.color}
 		screen.approval(a, env.Now())
+		screen.standing(terms, a)
 		screen.printf("\n%s [y/N] ", v.ask)
 		if err := errors.Join(screen.done(), p.done()); err != nil {
 			return err
@@ -147,7 +166,7 @@ func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id s
 	}
 	var said answer
 	err = d.call(ctx, func(ctx context.Context) (err error) {
-		said, err = v.send(ctx, d, id, f.as, f.reason)
+		said, err = v.send(ctx, d, id, f)
 		return err
 	})
 	if err != nil {
@@ -157,6 +176,9 @@ func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id s
 		p.approvalJSON(said)
 	} else {
 		p.outcome(said.GetApproval(), env.Now())
+		if made, ok := said.(*approvalv1.ApproveResponse); ok && made.GetStanding() != "" {
+			p.printf("STANDING: %d more calls like it go through without asking; `kelpie approvals cancel %s` takes that back.\n", terms.GetUses(), made.GetStanding())
+		}
 	}
 	return p.done()
 }

@@ -74,29 +74,37 @@ func (a *Approvals) Get(ctx context.Context, in *approvalv1.GetRequest) (*approv
 
 // Approve implements approvalv1.ApprovalServiceServer.
 func (a *Approvals) Approve(ctx context.Context, in *approvalv1.ApproveRequest) (*approvalv1.ApproveResponse, error) {
-	r, err := a.cast(ctx, in, in.GetVoteId(), pdp.ApprovalDesk.Approve)
+	terms, err := standingOf(in.GetStanding())
 	if err != nil {
 		return nil, err
 	}
-	return &approvalv1.ApproveResponse{Approval: r}, nil
+	r, err := a.cast(ctx, in, &pdp.Ballot{VoteID: in.GetVoteId(), Standing: terms}, pdp.ApprovalDesk.Approve)
+	if err != nil {
+		return nil, err
+	}
+	out := &approvalv1.ApproveResponse{Approval: approvalOf(r)}
+	if terms != nil {
+		out.Standing = text(terms.Made)
+	}
+	return out, nil
 }
 
 // Deny implements approvalv1.ApprovalServiceServer.
 func (a *Approvals) Deny(ctx context.Context, in *approvalv1.DenyRequest) (*approvalv1.DenyResponse, error) {
-	r, err := a.cast(ctx, in, in.GetVoteId(), pdp.ApprovalDesk.Deny)
+	r, err := a.cast(ctx, in, &pdp.Ballot{VoteID: in.GetVoteId()}, pdp.ApprovalDesk.Deny)
 	if err != nil {
 		return nil, err
 	}
-	return &approvalv1.DenyResponse{Approval: r}, nil
+	return &approvalv1.DenyResponse{Approval: approvalOf(r)}, nil
 }
 
 // Cancel implements approvalv1.ApprovalServiceServer.
 func (a *Approvals) Cancel(ctx context.Context, in *approvalv1.CancelRequest) (*approvalv1.CancelResponse, error) {
-	r, err := a.cast(ctx, in, "", pdp.ApprovalDesk.Cancel)
+	r, err := a.cast(ctx, in, &pdp.Ballot{}, pdp.ApprovalDesk.Cancel)
 	if err != nil {
 		return nil, err
 	}
-	return &approvalv1.CancelResponse{Approval: r}, nil
+	return &approvalv1.CancelResponse{Approval: approvalOf(r)}, nil
 }
 
 // Watch implements approvalv1.ApprovalServiceServer.
@@ -153,9 +161,9 @@ type word interface {
 
 // cast hands one word to the desk.
 func (a *Approvals) cast(
-	ctx context.Context, in word, voteID string,
+	ctx context.Context, in word, ballot *pdp.Ballot,
 	say func(pdp.ApprovalDesk, context.Context, *pdp.Ballot) (*pdp.ApprovalRecord, error),
-) (*approvalv1.Approval, error) {
+) (*pdp.ApprovalRecord, error) {
 	p, err := a.caller(ctx, in)
 	if err != nil {
 		return nil, err
@@ -163,11 +171,12 @@ func (a *Approvals) cast(
 	if p, err = named(p, in.GetAs()); err != nil {
 		return nil, err
 	}
-	r, err := say(a.desk, ctx, &pdp.Ballot{ApprovalID: in.GetId(), Person: p, Reason: in.GetReason(), VoteID: voteID})
+	ballot.ApprovalID, ballot.Person, ballot.Reason = in.GetId(), p, in.GetReason()
+	r, err := say(a.desk, ctx, ballot)
 	if err != nil {
 		return nil, approvalError(err)
 	}
-	return approvalOf(r), nil
+	return r, nil
 }
 
 // caller is who asks. It refuses what this build cannot do and what is malformed.

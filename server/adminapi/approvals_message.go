@@ -35,6 +35,12 @@ func approvalOf(r *pdp.ApprovalRecord) *approvalv1.Approval {
 		Recent: text(r.Recent), OpenedAt: timestamp(r.OpenedAt), ExpiresAt: timestamp(r.ExpiresAt), EndedAt: timestamp(r.EndedAt),
 		EndedBy: text(r.EndedBy), Why: text(r.Why), UsedBy: text(r.UsedBy),
 	}
+	if g := r.Grant; g != nil {
+		out.Grant = &approvalv1.StandingGrant{From: text(g.From), Resource: text(g.Resource), MaxCost: g.MaxCost, MaxUses: count(g.MaxUses), Uses: count(g.Uses)}
+		for _, b := range g.Bounds {
+			out.Grant.Bounds = append(out.Grant.Bounds, &approvalv1.Bound{Name: text(b.Name), Any: b.Any, Min: b.Min, Max: b.Max})
+		}
+	}
 	for i := range r.Details {
 		d := &r.Details[i]
 		out.Details = append(out.Details, &approvalv1.Detail{Name: text(d.Name), Value: text(d.Value), Unverified: d.Unverified})
@@ -52,6 +58,21 @@ func approvalOf(r *pdp.ApprovalRecord) *approvalv1.Approval {
 		})
 	}
 	return out
+}
+
+// standingOf reads what a yes allows besides; nil: nothing.
+func standingOf(in *approvalv1.Standing) (*pdp.StandingTerms, error) {
+	if in == nil {
+		return nil, nil //nolint:nilnil // There is none.
+	}
+	if w := in.GetWithin(); w != nil && (!w.IsValid() || w.AsDuration() <= 0) {
+		return nil, status.Error(codes.InvalidArgument, "standing.within is no duration; write one such as 1h, or leave it out")
+	}
+	terms := &pdp.StandingTerms{Uses: int(in.GetUses()), Within: in.GetWithin().AsDuration(), Resource: in.GetResource(), MaxCost: in.GetMaxCost()}
+	for _, b := range in.GetBounds() {
+		terms.Bounds = append(terms.Bounds, pdp.GrantBound{Name: b.GetName(), Any: b.GetAny(), Min: b.Min, Max: b.Max})
+	}
+	return terms, nil
 }
 
 // stateOf converts by number, which a test holds; a state that the wire has no

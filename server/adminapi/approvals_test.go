@@ -109,6 +109,7 @@ func fullRecord() pdp.ApprovalRecord {
 		},
 		Votes:    []pdp.ApprovalVote{{Voter: "lead@example.com", Yes: true, Rule: "approvals/destructive", Reason: "fine", At: at(1)}},
 		OpenedAt: at(0), ExpiresAt: at(15), EndedAt: at(2), EndedBy: "oncall@example.com", Why: "wrong lead", UsedBy: "d-2",
+		Grant: &pdp.GrantState{From: "apr_1", Resource: "leads/*", MaxCost: 2, MaxUses: 10, Uses: 3, Bounds: []pdp.GrantBound{{Name: "n", Min: new(1.5), Max: new(2.0)}, {Name: "x", Any: true}}},
 	}
 }
 
@@ -124,6 +125,7 @@ func fullMessage() *approvalv1.Approval {
 		Votes:    []*approvalv1.Vote{{Voter: "lead@example.com", Yes: true, Rule: "approvals/destructive", Reason: "fine", At: timestamppb.New(at(1))}},
 		OpenedAt: timestamppb.New(at(0)), ExpiresAt: timestamppb.New(at(15)), EndedAt: timestamppb.New(at(2)),
 		EndedBy: "oncall@example.com", Why: "wrong lead", UsedBy: "d-2",
+		Grant: &approvalv1.StandingGrant{From: "apr_1", Resource: "leads/*", MaxCost: 2, MaxUses: 10, Uses: 3, Bounds: []*approvalv1.Bound{{Name: "n", Min: new(1.5), Max: new(2.0)}, {Name: "x", Any: true}}},
 	}
 }
 

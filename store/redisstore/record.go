@@ -41,6 +41,7 @@ type approvalRecord struct {
 	EndedBy       string        `json:"ended_by,omitempty"`
 	Why           string        `json:"why,omitempty"`
 	Used          *use          `json:"used,omitempty"`
+	Grant         *store.Grant  `json:"grant,omitempty"`
 }
 
 type requirement struct {
@@ -85,6 +86,7 @@ func encodeApproval(a *store.Approval, epoch string) ([]byte, error) {
 	if u := a.Used; u != nil {
 		r.Used = &use{Gateway: []byte(u.Gateway), RequestID: []byte(u.RequestID), DecisionID: u.DecisionID, At: u.At}
 	}
+	r.Grant = a.Clone().Grant
 	content, err := json.Marshal(&r)
 	if err != nil {
 		return nil, fmt.Errorf("write the record of approval %s: %w", a.ID, err)
@@ -118,5 +120,6 @@ func decodeApproval(content []byte) (*store.Approval, string, error) {
 	if u := r.Used; u != nil {
 		a.Used = &store.Use{Gateway: string(u.Gateway), RequestID: string(u.RequestID), DecisionID: u.DecisionID, At: u.At}
 	}
+	a.Grant = r.Grant
 	return a, r.Epoch, nil
 }

@@ -113,9 +113,13 @@ func full(t *testing.T) *store.Approval {
 	a := approval("full", "digest")
 	a.Agent, a.Subject, a.Action, a.Resource, a.Gateway = "a\xff\x00", "s\u202e", "x.y", strings.Repeat("r/", 1000)+"é", "g\xfe"
 	a.Shown = []byte(strings.Repeat("x", 64<<10))
-	a.Votes = []store.Vote{{ID: "v1", Voter: "ann", How: "oidc", Rule: "approvals/r", Yes: true, Reason: "because\n\u202e", At: start.Add(1)}}
+	a.Votes = []store.Vote{{ID: "v1", Voter: "ann", How: "oidc", Groups: []string{"security"}, Rule: "approvals/r", Yes: true, Reason: "because\n\u202e", At: start.Add(1)}}
 	a.UseBy, a.EndedAt, a.EndedBy, a.Why = start.Add(2), start.Add(3), "bob", "why"
 	a.Used = &store.Use{Gateway: "gw", RequestID: "r", DecisionID: "d", At: start.Add(4)}
+	a.Grant = &store.Grant{
+		From: "apr_1", Shape: []byte(`{"base":"x"}`), Resource: "r/*", MaxCost: 2.5, MaxUses: 10, Uses: 3,
+		Bounds: []store.Bound{{Name: "amount\u202e", Min: new(1.5), Max: new(1e300)}, {Name: "to", Any: true}},
+	}
 	v := reflect.ValueOf(a).Elem()
 	for i := range v.NumField() {
 		if name := v.Type().Field(i).Name; name != "Unsure" && v.Field(i).IsZero() {

@@ -13,6 +13,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -152,7 +153,9 @@ type Approval struct {
 	// Why it stands as it does, for a person.
 	Why string `protobuf:"bytes,22,opt,name=why,proto3" json:"why,omitempty"`
 	// The decision that used it; empty: none did.
-	UsedBy        string `protobuf:"bytes,23,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	UsedBy string `protobuf:"bytes,23,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	// Not empty for a standing grant, which is no approval of one call.
+	Grant         *StandingGrant `protobuf:"bytes,24,opt,name=grant,proto3" json:"grant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +351,259 @@ func (x *Approval) GetUsedBy() string {
 	return ""
 }
 
+func (x *Approval) GetGrant() *StandingGrant {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+// StandingGrant allows calls like one that was approved, without asking again.
+type StandingGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The approval that it was made from.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// The resources, as a pattern of the policy language.
+	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The most that a call may cost.
+	MaxCost float64 `protobuf:"fixed64,3,opt,name=max_cost,json=maxCost,proto3" json:"max_cost,omitempty"`
+	// Members of the parameters that may differ; all others have to be as they were.
+	Bounds []*Bound `protobuf:"bytes,4,rep,name=bounds,proto3" json:"bounds,omitempty"`
+	// How many calls may use it.
+	MaxUses uint32 `protobuf:"varint,5,opt,name=max_uses,json=maxUses,proto3" json:"max_uses,omitempty"`
+	// How many did.
+	Uses          uint32 `protobuf:"varint,6,opt,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandingGrant) Reset() {
+	*x = StandingGrant{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandingGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandingGrant) ProtoMessage() {}
+
+func (x *StandingGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandingGrant.ProtoReflect.Descriptor instead.
+func (*StandingGrant) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *StandingGrant) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *StandingGrant) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *StandingGrant) GetMaxCost() float64 {
+	if x != nil {
+		return x.MaxCost
+	}
+	return 0
+}
+
+func (x *StandingGrant) GetBounds() []*Bound {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *StandingGrant) GetMaxUses() uint32 {
+	if x != nil {
+		return x.MaxUses
+	}
+	return 0
+}
+
+func (x *StandingGrant) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+// Bound frees one member of the parameters.
+type Bound struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The member, at the top of the parameters.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whatever it is.
+	Any bool `protobuf:"varint,2,opt,name=any,proto3" json:"any,omitempty"`
+	// A number of at least this.
+	Min *float64 `protobuf:"fixed64,3,opt,name=min,proto3,oneof" json:"min,omitempty"`
+	// A number of at most this.
+	Max           *float64 `protobuf:"fixed64,4,opt,name=max,proto3,oneof" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bound) Reset() {
+	*x = Bound{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bound) ProtoMessage() {}
+
+func (x *Bound) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bound.ProtoReflect.Descriptor instead.
+func (*Bound) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Bound) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Bound) GetAny() bool {
+	if x != nil {
+		return x.Any
+	}
+	return false
+}
+
+func (x *Bound) GetMin() float64 {
+	if x != nil && x.Min != nil {
+		return *x.Min
+	}
+	return 0
+}
+
+func (x *Bound) GetMax() float64 {
+	if x != nil && x.Max != nil {
+		return *x.Max
+	}
+	return 0
+}
+
+// Standing is what a yes allows besides, in future.
+type Standing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many calls, 1 to 1,000.
+	Uses uint32 `protobuf:"varint,1,opt,name=uses,proto3" json:"uses,omitempty"`
+	// For how long; default 8h, at most 30 days.
+	Within *durationpb.Duration `protobuf:"bytes,2,opt,name=within,proto3" json:"within,omitempty"`
+	// Pattern of the resources; default the call's own.
+	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The most that a call may cost; default what this one does.
+	MaxCost float64 `protobuf:"fixed64,4,opt,name=max_cost,json=maxCost,proto3" json:"max_cost,omitempty"`
+	// Members of the parameters that may differ.
+	Bounds        []*Bound `protobuf:"bytes,5,rep,name=bounds,proto3" json:"bounds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Standing) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *Standing) GetWithin() *durationpb.Duration {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+func (x *Standing) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Standing) GetMaxCost() float64 {
+	if x != nil {
+		return x.MaxCost
+	}
+	return 0
+}
+
+func (x *Standing) GetBounds() []*Bound {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
 // Detail is one thing that an approver has to see.
 type Detail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -363,7 +619,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[1]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +631,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[1]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +644,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{1}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Detail) GetName() string {
@@ -431,7 +687,7 @@ type Requirement struct {
 
 func (x *Requirement) Reset() {
 	*x = Requirement{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +699,7 @@ func (x *Requirement) String() string {
 func (*Requirement) ProtoMessage() {}
 
 func (x *Requirement) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +712,7 @@ func (x *Requirement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requirement.ProtoReflect.Descriptor instead.
 func (*Requirement) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{2}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Requirement) GetRule() string {
@@ -513,7 +769,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +781,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +794,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{3}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Vote) GetVoter() string {
@@ -595,7 +851,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +863,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +876,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{4}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRequest) GetAll() bool {
@@ -672,7 +928,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +940,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +953,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{5}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListResponse) GetApprovals() []*Approval {
@@ -725,7 +981,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +993,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +1006,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{6}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetRequest) GetId() string {
@@ -771,7 +1027,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +1039,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +1052,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{7}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetResponse) GetApproval() *Approval {
@@ -818,14 +1074,17 @@ type ApproveRequest struct {
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Names this word, so that the same one sent again counts once. Empty: it is
 	// made of the approval, the person and the word.
-	VoteId        string `protobuf:"bytes,4,opt,name=vote_id,json=voteId,proto3" json:"vote_id,omitempty"`
+	VoteId string `protobuf:"bytes,4,opt,name=vote_id,json=voteId,proto3" json:"vote_id,omitempty"`
+	// Calls like this one that need not be asked about again. Never for a call of risk delete or admin, nor where several
+	// yeses are needed.
+	Standing      *Standing `protobuf:"bytes,5,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1096,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1109,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{8}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ApproveRequest) GetId() string {
@@ -881,18 +1140,27 @@ func (x *ApproveRequest) GetVoteId() string {
 	return ""
 }
 
+func (x *ApproveRequest) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
 // ApproveResponse is what came of the yes.
 type ApproveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The approval, as it stands with it.
-	Approval      *Approval `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
+	Approval *Approval `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
+	// The id of the standing grant that was made; empty: none.
+	Standing      string `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApproveResponse) Reset() {
 	*x = ApproveResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1172,7 @@ func (x *ApproveResponse) String() string {
 func (*ApproveResponse) ProtoMessage() {}
 
 func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1185,7 @@ func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveResponse.ProtoReflect.Descriptor instead.
 func (*ApproveResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{9}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApproveResponse) GetApproval() *Approval {
@@ -925,6 +1193,13 @@ func (x *ApproveResponse) GetApproval() *Approval {
 		return x.Approval
 	}
 	return nil
+}
+
+func (x *ApproveResponse) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
 }
 
 // DenyRequest is a no.
@@ -946,7 +1221,7 @@ type DenyRequest struct {
 
 func (x *DenyRequest) Reset() {
 	*x = DenyRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1233,7 @@ func (x *DenyRequest) String() string {
 func (*DenyRequest) ProtoMessage() {}
 
 func (x *DenyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1246,7 @@ func (x *DenyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyRequest.ProtoReflect.Descriptor instead.
 func (*DenyRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{10}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DenyRequest) GetId() string {
@@ -1013,7 +1288,7 @@ type DenyResponse struct {
 
 func (x *DenyResponse) Reset() {
 	*x = DenyResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1300,7 @@ func (x *DenyResponse) String() string {
 func (*DenyResponse) ProtoMessage() {}
 
 func (x *DenyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1313,7 @@ func (x *DenyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyResponse.ProtoReflect.Descriptor instead.
 func (*DenyResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{11}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DenyResponse) GetApproval() *Approval {
@@ -1064,7 +1339,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1351,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1364,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{12}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CancelRequest) GetId() string {
@@ -1124,7 +1399,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1411,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1424,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{13}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CancelResponse) GetApproval() *Approval {
@@ -1170,7 +1445,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1457,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1470,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{14}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchRequest) GetAgent() string {
@@ -1216,7 +1491,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1503,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1516,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{15}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchResponse) GetApproval() *Approval {
@@ -1255,7 +1530,7 @@ var File_kelpie_approval_v1_approval_proto protoreflect.FileDescriptor
 
 const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\n" +
-	"!kelpie/approval/v1/approval.proto\x12\x12kelpie.approval.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x06\n" +
+	"!kelpie/approval/v1/approval.proto\x12\x12kelpie.approval.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x06\n" +
 	"\bApproval\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x127\n" +
@@ -1282,7 +1557,29 @@ const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\bended_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x19\n" +
 	"\bended_by\x18\x15 \x01(\tR\aendedBy\x12\x10\n" +
 	"\x03why\x18\x16 \x01(\tR\x03why\x12\x17\n" +
-	"\aused_by\x18\x17 \x01(\tR\x06usedBy\"R\n" +
+	"\aused_by\x18\x17 \x01(\tR\x06usedBy\x127\n" +
+	"\x05grant\x18\x18 \x01(\v2!.kelpie.approval.v1.StandingGrantR\x05grant\"\xbc\x01\n" +
+	"\rStandingGrant\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12\x19\n" +
+	"\bmax_cost\x18\x03 \x01(\x01R\amaxCost\x121\n" +
+	"\x06bounds\x18\x04 \x03(\v2\x19.kelpie.approval.v1.BoundR\x06bounds\x12\x19\n" +
+	"\bmax_uses\x18\x05 \x01(\rR\amaxUses\x12\x12\n" +
+	"\x04uses\x18\x06 \x01(\rR\x04uses\"\x89\x01\n" +
+	"\x05Bound\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\bR\x04name\x12\x10\n" +
+	"\x03any\x18\x02 \x01(\bR\x03any\x12\x1e\n" +
+	"\x03min\x18\x03 \x01(\x01B\a\xbaH\x04\x12\x02@\x01H\x00R\x03min\x88\x01\x01\x12\x1e\n" +
+	"\x03max\x18\x04 \x01(\x01B\a\xbaH\x04\x12\x02@\x01H\x01R\x03max\x88\x01\x01B\x06\n" +
+	"\x04_minB\x06\n" +
+	"\x04_max\"\xe1\x01\n" +
+	"\bStanding\x12\x12\n" +
+	"\x04uses\x18\x01 \x01(\rR\x04uses\x121\n" +
+	"\x06within\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06within\x12$\n" +
+	"\bresource\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80 R\bresource\x12+\n" +
+	"\bmax_cost\x18\x04 \x01(\x01B\x10\xbaH\r\x12\v@\x01)\x00\x00\x00\x00\x00\x00\x00\x00R\amaxCost\x12;\n" +
+	"\x06bounds\x18\x05 \x03(\v2\x19.kelpie.approval.v1.BoundB\b\xbaH\x05\x92\x01\x02\x10 R\x06bounds\"R\n" +
 	"\x06Detail\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x1e\n" +
@@ -1315,15 +1612,17 @@ const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80\x02R\x02id\"G\n" +
 	"\vGetResponse\x128\n" +
-	"\bapproval\x18\x01 \x01(\v2\x1c.kelpie.approval.v1.ApprovalR\bapproval\"\x8b\x01\n" +
+	"\bapproval\x18\x01 \x01(\v2\x1c.kelpie.approval.v1.ApprovalR\bapproval\"\xc5\x01\n" +
 	"\x0eApproveRequest\x12\x1a\n" +
 	"\x02id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80\x02R\x02id\x12\x18\n" +
 	"\x02as\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x02as\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\x10R\x06reason\x12!\n" +
-	"\avote_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x06voteId\"K\n" +
+	"\avote_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x06voteId\x128\n" +
+	"\bstanding\x18\x05 \x01(\v2\x1c.kelpie.approval.v1.StandingR\bstanding\"g\n" +
 	"\x0fApproveResponse\x128\n" +
-	"\bapproval\x18\x01 \x01(\v2\x1c.kelpie.approval.v1.ApprovalR\bapproval\"\x8a\x01\n" +
+	"\bapproval\x18\x01 \x01(\v2\x1c.kelpie.approval.v1.ApprovalR\bapproval\x12\x1a\n" +
+	"\bstanding\x18\x02 \x01(\tR\bstanding\"\x8a\x01\n" +
 	"\vDenyRequest\x12\x1a\n" +
 	"\x02id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80\x02R\x02id\x12\x18\n" +
@@ -1375,60 +1674,69 @@ func file_kelpie_approval_v1_approval_proto_rawDescGZIP() []byte {
 }
 
 var file_kelpie_approval_v1_approval_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kelpie_approval_v1_approval_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_kelpie_approval_v1_approval_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_kelpie_approval_v1_approval_proto_goTypes = []any{
 	(ApprovalState)(0),            // 0: kelpie.approval.v1.ApprovalState
 	(*Approval)(nil),              // 1: kelpie.approval.v1.Approval
-	(*Detail)(nil),                // 2: kelpie.approval.v1.Detail
-	(*Requirement)(nil),           // 3: kelpie.approval.v1.Requirement
-	(*Vote)(nil),                  // 4: kelpie.approval.v1.Vote
-	(*ListRequest)(nil),           // 5: kelpie.approval.v1.ListRequest
-	(*ListResponse)(nil),          // 6: kelpie.approval.v1.ListResponse
-	(*GetRequest)(nil),            // 7: kelpie.approval.v1.GetRequest
-	(*GetResponse)(nil),           // 8: kelpie.approval.v1.GetResponse
-	(*ApproveRequest)(nil),        // 9: kelpie.approval.v1.ApproveRequest
-	(*ApproveResponse)(nil),       // 10: kelpie.approval.v1.ApproveResponse
-	(*DenyRequest)(nil),           // 11: kelpie.approval.v1.DenyRequest
-	(*DenyResponse)(nil),          // 12: kelpie.approval.v1.DenyResponse
-	(*CancelRequest)(nil),         // 13: kelpie.approval.v1.CancelRequest
-	(*CancelResponse)(nil),        // 14: kelpie.approval.v1.CancelResponse
-	(*WatchRequest)(nil),          // 15: kelpie.approval.v1.WatchRequest
-	(*WatchResponse)(nil),         // 16: kelpie.approval.v1.WatchResponse
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*StandingGrant)(nil),         // 2: kelpie.approval.v1.StandingGrant
+	(*Bound)(nil),                 // 3: kelpie.approval.v1.Bound
+	(*Standing)(nil),              // 4: kelpie.approval.v1.Standing
+	(*Detail)(nil),                // 5: kelpie.approval.v1.Detail
+	(*Requirement)(nil),           // 6: kelpie.approval.v1.Requirement
+	(*Vote)(nil),                  // 7: kelpie.approval.v1.Vote
+	(*ListRequest)(nil),           // 8: kelpie.approval.v1.ListRequest
+	(*ListResponse)(nil),          // 9: kelpie.approval.v1.ListResponse
+	(*GetRequest)(nil),            // 10: kelpie.approval.v1.GetRequest
+	(*GetResponse)(nil),           // 11: kelpie.approval.v1.GetResponse
+	(*ApproveRequest)(nil),        // 12: kelpie.approval.v1.ApproveRequest
+	(*ApproveResponse)(nil),       // 13: kelpie.approval.v1.ApproveResponse
+	(*DenyRequest)(nil),           // 14: kelpie.approval.v1.DenyRequest
+	(*DenyResponse)(nil),          // 15: kelpie.approval.v1.DenyResponse
+	(*CancelRequest)(nil),         // 16: kelpie.approval.v1.CancelRequest
+	(*CancelResponse)(nil),        // 17: kelpie.approval.v1.CancelResponse
+	(*WatchRequest)(nil),          // 18: kelpie.approval.v1.WatchRequest
+	(*WatchResponse)(nil),         // 19: kelpie.approval.v1.WatchResponse
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_kelpie_approval_v1_approval_proto_depIdxs = []int32{
 	0,  // 0: kelpie.approval.v1.Approval.state:type_name -> kelpie.approval.v1.ApprovalState
-	2,  // 1: kelpie.approval.v1.Approval.details:type_name -> kelpie.approval.v1.Detail
-	3,  // 2: kelpie.approval.v1.Approval.requirements:type_name -> kelpie.approval.v1.Requirement
-	4,  // 3: kelpie.approval.v1.Approval.votes:type_name -> kelpie.approval.v1.Vote
-	17, // 4: kelpie.approval.v1.Approval.opened_at:type_name -> google.protobuf.Timestamp
-	17, // 5: kelpie.approval.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
-	17, // 6: kelpie.approval.v1.Approval.ended_at:type_name -> google.protobuf.Timestamp
-	17, // 7: kelpie.approval.v1.Vote.at:type_name -> google.protobuf.Timestamp
-	0,  // 8: kelpie.approval.v1.ListRequest.state:type_name -> kelpie.approval.v1.ApprovalState
-	1,  // 9: kelpie.approval.v1.ListResponse.approvals:type_name -> kelpie.approval.v1.Approval
-	1,  // 10: kelpie.approval.v1.GetResponse.approval:type_name -> kelpie.approval.v1.Approval
-	1,  // 11: kelpie.approval.v1.ApproveResponse.approval:type_name -> kelpie.approval.v1.Approval
-	1,  // 12: kelpie.approval.v1.DenyResponse.approval:type_name -> kelpie.approval.v1.Approval
-	1,  // 13: kelpie.approval.v1.CancelResponse.approval:type_name -> kelpie.approval.v1.Approval
-	1,  // 14: kelpie.approval.v1.WatchResponse.approval:type_name -> kelpie.approval.v1.Approval
-	5,  // 15: kelpie.approval.v1.ApprovalService.List:input_type -> kelpie.approval.v1.ListRequest
-	7,  // 16: kelpie.approval.v1.ApprovalService.Get:input_type -> kelpie.approval.v1.GetRequest
-	9,  // 17: kelpie.approval.v1.ApprovalService.Approve:input_type -> kelpie.approval.v1.ApproveRequest
-	11, // 18: kelpie.approval.v1.ApprovalService.Deny:input_type -> kelpie.approval.v1.DenyRequest
-	13, // 19: kelpie.approval.v1.ApprovalService.Cancel:input_type -> kelpie.approval.v1.CancelRequest
-	15, // 20: kelpie.approval.v1.ApprovalService.Watch:input_type -> kelpie.approval.v1.WatchRequest
-	6,  // 21: kelpie.approval.v1.ApprovalService.List:output_type -> kelpie.approval.v1.ListResponse
-	8,  // 22: kelpie.approval.v1.ApprovalService.Get:output_type -> kelpie.approval.v1.GetResponse
-	10, // 23: kelpie.approval.v1.ApprovalService.Approve:output_type -> kelpie.approval.v1.ApproveResponse
-	12, // 24: kelpie.approval.v1.ApprovalService.Deny:output_type -> kelpie.approval.v1.DenyResponse
-	14, // 25: kelpie.approval.v1.ApprovalService.Cancel:output_type -> kelpie.approval.v1.CancelResponse
-	16, // 26: kelpie.approval.v1.ApprovalService.Watch:output_type -> kelpie.approval.v1.WatchResponse
-	21, // [21:27] is the sub-list for method output_type
-	15, // [15:21] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	5,  // 1: kelpie.approval.v1.Approval.details:type_name -> kelpie.approval.v1.Detail
+	6,  // 2: kelpie.approval.v1.Approval.requirements:type_name -> kelpie.approval.v1.Requirement
+	7,  // 3: kelpie.approval.v1.Approval.votes:type_name -> kelpie.approval.v1.Vote
+	20, // 4: kelpie.approval.v1.Approval.opened_at:type_name -> google.protobuf.Timestamp
+	20, // 5: kelpie.approval.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
+	20, // 6: kelpie.approval.v1.Approval.ended_at:type_name -> google.protobuf.Timestamp
+	2,  // 7: kelpie.approval.v1.Approval.grant:type_name -> kelpie.approval.v1.StandingGrant
+	3,  // 8: kelpie.approval.v1.StandingGrant.bounds:type_name -> kelpie.approval.v1.Bound
+	21, // 9: kelpie.approval.v1.Standing.within:type_name -> google.protobuf.Duration
+	3,  // 10: kelpie.approval.v1.Standing.bounds:type_name -> kelpie.approval.v1.Bound
+	20, // 11: kelpie.approval.v1.Vote.at:type_name -> google.protobuf.Timestamp
+	0,  // 12: kelpie.approval.v1.ListRequest.state:type_name -> kelpie.approval.v1.ApprovalState
+	1,  // 13: kelpie.approval.v1.ListResponse.approvals:type_name -> kelpie.approval.v1.Approval
+	1,  // 14: kelpie.approval.v1.GetResponse.approval:type_name -> kelpie.approval.v1.Approval
+	4,  // 15: kelpie.approval.v1.ApproveRequest.standing:type_name -> kelpie.approval.v1.Standing
+	1,  // 16: kelpie.approval.v1.ApproveResponse.approval:type_name -> kelpie.approval.v1.Approval
+	1,  // 17: kelpie.approval.v1.DenyResponse.approval:type_name -> kelpie.approval.v1.Approval
+	1,  // 18: kelpie.approval.v1.CancelResponse.approval:type_name -> kelpie.approval.v1.Approval
+	1,  // 19: kelpie.approval.v1.WatchResponse.approval:type_name -> kelpie.approval.v1.Approval
+	8,  // 20: kelpie.approval.v1.ApprovalService.List:input_type -> kelpie.approval.v1.ListRequest
+	10, // 21: kelpie.approval.v1.ApprovalService.Get:input_type -> kelpie.approval.v1.GetRequest
+	12, // 22: kelpie.approval.v1.ApprovalService.Approve:input_type -> kelpie.approval.v1.ApproveRequest
+	14, // 23: kelpie.approval.v1.ApprovalService.Deny:input_type -> kelpie.approval.v1.DenyRequest
+	16, // 24: kelpie.approval.v1.ApprovalService.Cancel:input_type -> kelpie.approval.v1.CancelRequest
+	18, // 25: kelpie.approval.v1.ApprovalService.Watch:input_type -> kelpie.approval.v1.WatchRequest
+	9,  // 26: kelpie.approval.v1.ApprovalService.List:output_type -> kelpie.approval.v1.ListResponse
+	11, // 27: kelpie.approval.v1.ApprovalService.Get:output_type -> kelpie.approval.v1.GetResponse
+	13, // 28: kelpie.approval.v1.ApprovalService.Approve:output_type -> kelpie.approval.v1.ApproveResponse
+	15, // 29: kelpie.approval.v1.ApprovalService.Deny:output_type -> kelpie.approval.v1.DenyResponse
+	17, // 30: kelpie.approval.v1.ApprovalService.Cancel:output_type -> kelpie.approval.v1.CancelResponse
+	19, // 31: kelpie.approval.v1.ApprovalService.Watch:output_type -> kelpie.approval.v1.WatchResponse
+	26, // [26:32] is the sub-list for method output_type
+	20, // [20:26] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_approval_v1_approval_proto_init() }
@@ -1436,13 +1744,14 @@ func file_kelpie_approval_v1_approval_proto_init() {
 	if File_kelpie_approval_v1_approval_proto != nil {
 		return
 	}
+	file_kelpie_approval_v1_approval_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_approval_v1_approval_proto_rawDesc), len(file_kelpie_approval_v1_approval_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
