@@ -87,7 +87,7 @@ func (d *Desk) recorded(ctx context.Context, a *store.Approval, now time.Time, e
 	r := &Record{
 		Time: now, DecisionID: a.DecisionID, Gateway: a.Gateway, Agent: a.Agent, Subject: a.Subject,
 		Action: a.Action, Resource: a.Resource, Risk: a.Risk, PolicyVersion: a.PolicyVersion,
-		ApprovalID: a.ID, ApprovalDigest: a.Digest, Event: e,
+		ApprovalID: a.ID, ApprovalDigest: a.Digest, ApprovalVersion: a.Version, ApprovalExpires: deadlineOf(a), Event: e,
 	}
 	if (e.Kind == ApprovalUsed || e.Kind == ApprovalGrantUsed) && a.Used != nil {
 		r.Gateway, r.RequestID, r.DecisionID = a.Used.Gateway, a.Used.RequestID, a.Used.DecisionID

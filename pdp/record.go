@@ -124,6 +124,10 @@ type Record struct {
 	// ApprovalID and ApprovalDigest are of the approval that was needed.
 	ApprovalID     string
 	ApprovalDigest string
+	// ApprovalVersion and ApprovalExpires are set where Event is: the version that
+	// it brought the approval to, and when that lapses.
+	ApprovalVersion int64
+	ApprovalExpires time.Time
 	// Outage says what the loss of the limits' store did to the call.
 	Outage Outage
 	// Latency is the time from the call's arrival in this package to the

@@ -67,6 +67,7 @@ type App struct {
 	policy    *policyStore
 	limits    limits
 	approvals approvals
+	notices   notices
 	traces    *traces        // nil: none
 	audit     *fileaudit.Log // nil: none
 	decision  *obs.Writer
@@ -163,6 +164,7 @@ func (a *App) Readiness() server.Readiness {
 	if fault := a.approvals.fault(); fault != "" {
 		r.Faults = append(r.Faults, fault)
 	}
+	r.Faults = append(r.Faults, a.notices.faults()...)
 	if fault := a.tlsFault.Load(); fault != nil {
 		r.Faults = append(r.Faults, *fault)
 	}

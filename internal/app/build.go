@@ -32,7 +32,7 @@ import (
 // build makes the parts in the order in which they need each other.
 func (a *App) build(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.buildState, a.buildAudit, a.buildPolicy, a.buildLimits, a.buildTraces, a.buildDecider, a.buildTLS, a.buildCallers, a.buildListeners, a.buildServers,
+		a.buildState, a.buildAudit, a.buildPolicy, a.buildLimits, a.buildTraces, a.buildNotices, a.buildDecider, a.buildTLS, a.buildCallers, a.buildListeners, a.buildServers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -88,7 +88,7 @@ func (a *App) buildDecider(ctx context.Context) error {
 		return fmt.Errorf("make the decision log: %w", err)
 	}
 	activity := pdp.NewActivity(a.deps.Now)
-	kept := activity.Recorder(a.traces.recorder(a.audited(recorder)))
+	kept := activity.Recorder(a.traces.recorder(a.telling(a.audited(recorder))))
 	if err := a.buildApprovals(ctx, kept, activity.Recent); err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ func (a *App) close(ctx context.Context) error {
 	if a.decision != nil {
 		errs = append(errs, a.decision.Close(ctx))
 	}
-	errs = append(errs, a.limits.close(), a.approvals.close(), a.closeAudit())
+	errs = append(errs, a.limits.close(), a.approvals.close(), a.notices.close(), a.closeAudit())
 	a.traces.close(ctx, a.abort)
 	return errors.Join(errs...)
 }

@@ -39,6 +39,7 @@ func (a *App) Run(ctx context.Context) error {
 	group.Go(func() error { a.watch(watchCtx); return nil })
 	group.Go(func() error { a.tellHealth(watchCtx); return nil })
 	group.Go(func() error { a.sweep(watchCtx); return nil })
+	group.Go(func() error { a.notifyUntil(watchCtx); return nil })
 	holding, letGo := context.WithCancel(context.WithoutCancel(ctx))
 	defer letGo()
 	group.Go(func() error { return a.approvals.holder.Run(holding) })
@@ -55,7 +56,7 @@ func (a *App) Run(ctx context.Context) error {
 	stopWatching()
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close(), a.approvals.close(), a.closeAudit())
+	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close(), a.approvals.close(), a.notices.close(), a.closeAudit())
 	a.traces.close(ctx, a.abort)
 	return err
 }

@@ -80,6 +80,8 @@ type Config struct {
 	ApprovalsKeyFile string
 	// Approvers says how those who decide are known.
 	Approvers Approvers
+	// Webhooks are told what happens to approvals.
+	Webhooks []Webhook
 }
 
 // Approvers is how those who decide approvals are known. The zero value is by the
@@ -207,6 +209,7 @@ func (c *Config) Validate() error {
 	faults = append(faults, c.checkApprovers()...)
 	faults = append(faults, c.checkNumbers()...)
 	faults = append(faults, c.checkRedis()...)
+	faults = append(faults, c.checkWebhooks()...)
 	return errors.Join(faults...)
 }
 
@@ -343,6 +346,7 @@ func fromProto(m *configv1.Config) *Config {
 			NameClaim: m.GetApproverOidcNameClaim(), GroupsClaim: m.GetApproverOidcGroupsClaim(),
 			ACR: words(m.GetApproverOidcAcr()), MaxAge: m.GetApproverOidcMaxAge().AsDuration(), CA: m.GetApproverOidcCa(),
 		}},
+		Webhooks:         webhooksOf(m.GetWebhooks()),
 	}
 }
 

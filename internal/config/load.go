@@ -54,13 +54,16 @@ type Key struct {
 	Usage string
 }
 
-// Keys lists all settings in the order of the schema, so that a command line
-// can make its flags from them.
+// Keys lists all settings in the order of the schema but those that the file
+// alone can have, see [FileKeys], so that a command line can make its flags from them.
 func Keys() []Key {
 	fields := (&configv1.Config{}).ProtoReflect().Descriptor().Fields()
 	keys := make([]Key, 0, fields.Len())
 	for i := range fields.Len() {
 		f := fields.Get(i)
+		if fileOnly(f) {
+			continue
+		}
 		name := string(f.Name())
 		about := usages[name]
 		keys = append(keys, Key{
@@ -287,6 +290,9 @@ func readFile(path string, msg *configv1.Config) error {
 func setNode(msg *configv1.Config, name string, value *yaml.Node) error {
 	if value.Kind == yaml.AliasNode {
 		value = value.Alias
+	}
+	if field := msg.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(name)); fileOnly(field) {
+		return setNested(msg.ProtoReflect(), field, value)
 	}
 	if value.Kind != yaml.ScalarNode {
 		return errors.New("is not a single value; write one, without brackets and dashes")

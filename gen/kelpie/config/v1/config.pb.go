@@ -115,8 +115,10 @@ type Config struct {
 	ApproverOidcMaxAge *durationpb.Duration `protobuf:"bytes,39,opt,name=approver_oidc_max_age,json=approverOidcMaxAge,proto3" json:"approver_oidc_max_age,omitempty"`
 	// PEM file of the authorities of the identity provider's certificate. Default the system's.
 	ApproverOidcCa string `protobuf:"bytes,40,opt,name=approver_oidc_ca,json=approverOidcCa,proto3" json:"approver_oidc_ca,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Endpoints that are told what happens to approvals. In the file alone: no flag and no variable holds a list.
+	Webhooks      []*Webhook `protobuf:"bytes,50,rep,name=webhooks,proto3" json:"webhooks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Config) Reset() {
@@ -429,11 +431,100 @@ func (x *Config) GetApproverOidcCa() string {
 	return ""
 }
 
+func (x *Config) GetWebhooks() []*Webhook {
+	if x != nil {
+		return x.Webhooks
+	}
+	return nil
+}
+
+// Webhook is an endpoint that is told what happens to approvals, signed as Standard Webhooks says.
+type Webhook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is called in logs and metrics: 1 to 32 of a-z, 0-9 and dashes. Needed, and each has another.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where events are posted: https://HOST/PATH, at an address of the public Internet. Needed.
+	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	// Files with the whsec_ secrets that sign, one in a line; each one signs. Read for each event. Needed.
+	SecretFiles []string `protobuf:"bytes,3,rep,name=secret_files,json=secretFiles,proto3" json:"secret_files,omitempty"`
+	// Which events are posted, such as approval.requested. Default all.
+	Events []string `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	// True: an endpoint on this machine is called too, also by http. For tests and development.
+	Loopback      bool `protobuf:"varint,5,opt,name=loopback,proto3" json:"loopback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Webhook) Reset() {
+	*x = Webhook{}
+	mi := &file_kelpie_config_v1_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Webhook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Webhook) ProtoMessage() {}
+
+func (x *Webhook) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_config_v1_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Webhook.ProtoReflect.Descriptor instead.
+func (*Webhook) Descriptor() ([]byte, []int) {
+	return file_kelpie_config_v1_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Webhook) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Webhook) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *Webhook) GetSecretFiles() []string {
+	if x != nil {
+		return x.SecretFiles
+	}
+	return nil
+}
+
+func (x *Webhook) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *Webhook) GetLoopback() bool {
+	if x != nil {
+		return x.Loopback
+	}
+	return false
+}
+
 var File_kelpie_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9d\x0f\n" +
+	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd4\x0f\n" +
 	"\x06Config\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\x12\x1d\n" +
@@ -483,7 +574,14 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\x1aapprover_oidc_groups_claim\x18% \x01(\tB\b\xbaH\x05r\x03(\x80\x01R\x17approverOidcGroupsClaim\x124\n" +
 	"\x11approver_oidc_acr\x18& \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x0fapproverOidcAcr\x12_\n" +
 	"\x15approver_oidc_max_age\x18' \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b<R\x12approverOidcMaxAge\x12(\n" +
-	"\x10approver_oidc_ca\x18( \x01(\tR\x0eapproverOidcCaB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
+	"\x10approver_oidc_ca\x18( \x01(\tR\x0eapproverOidcCa\x125\n" +
+	"\bwebhooks\x182 \x03(\v2\x19.kelpie.config.v1.WebhookR\bwebhooks\"\x86\x01\n" +
+	"\aWebhook\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12!\n" +
+	"\fsecret_files\x18\x03 \x03(\tR\vsecretFiles\x12\x16\n" +
+	"\x06events\x18\x04 \x03(\tR\x06events\x12\x1a\n" +
+	"\bloopback\x18\x05 \x01(\bR\bloopbackB>Z<github.com/kelpie-authz/kelpie/gen/kelpie/config/v1;configv1b\x06proto3"
 
 var (
 	file_kelpie_config_v1_config_proto_rawDescOnce sync.Once
@@ -497,22 +595,24 @@ func file_kelpie_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_kelpie_config_v1_config_proto_rawDescData
 }
 
-var file_kelpie_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_kelpie_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_kelpie_config_v1_config_proto_goTypes = []any{
 	(*Config)(nil),              // 0: kelpie.config.v1.Config
-	(*durationpb.Duration)(nil), // 1: google.protobuf.Duration
+	(*Webhook)(nil),             // 1: kelpie.config.v1.Webhook
+	(*durationpb.Duration)(nil), // 2: google.protobuf.Duration
 }
 var file_kelpie_config_v1_config_proto_depIdxs = []int32{
-	1, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
-	1, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
-	1, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
-	1, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
-	1, // 4: kelpie.config.v1.Config.approver_oidc_max_age:type_name -> google.protobuf.Duration
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
+	2, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
+	2, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
+	2, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
+	2, // 4: kelpie.config.v1.Config.approver_oidc_max_age:type_name -> google.protobuf.Duration
+	1, // 5: kelpie.config.v1.Config.webhooks:type_name -> kelpie.config.v1.Webhook
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_config_v1_config_proto_init() }
@@ -526,7 +626,7 @@ func file_kelpie_config_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_config_v1_config_proto_rawDesc), len(file_kelpie_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

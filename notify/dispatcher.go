@@ -1,0 +1,181 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Config is what a [Dispatcher] is made of. Outbox and Log are needed.
+type Config struct {
+	Outbox Outbox
+	// Channels have names of their own each.
+	Channels []Channel
+	// Log gets what fails: a line per event that is dropped, and one per channel
+	// each time that it begins or ends to fail.
+	Log *slog.Logger
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+	// Jitter is from 0 to 1. Nil: by chance.
+	Jitter func() float64
+}
+
+// Dispatcher delivers what is in an outbox. It is safe for concurrent use.
+type Dispatcher struct {
+	cfg      Config
+	channels []*worker
+
+	mu      sync.Mutex
+	unheard uint64
+}
+
+// NewDispatcher makes a Dispatcher, or says what of the configuration is wrong.
+func NewDispatcher(cfg Config) (*Dispatcher, error) {
+	if cfg.Outbox == nil || cfg.Log == nil {
+		return nil, errors.New("notify: Config.Outbox or Config.Log is missing")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = rand.Float64
+	}
+	d := &Dispatcher{cfg: cfg}
+	names := map[string]bool{}
+	for _, c := range cfg.Channels {
+		if names[c.Name()] {
+			return nil, fmt.Errorf("notify: two channels are named %s; give each a name of its own", c.Name())
+		}
+		names[c.Name()] = true
+		d.channels = append(d.channels, &worker{cfg: &d.cfg, to: c, wake: make(chan struct{}, 1)})
+	}
+	return d, nil
+}
+
+// Enqueue keeps an event for all channels that want it. What could not be kept is
+// logged and counted as dropped; the error is for whoever wants to know.
+func (d *Dispatcher) Enqueue(ctx context.Context, e *Event) error {
+	var names []string
+	var want []*worker
+	for _, w := range d.channels {
+		if w.to.Wants(e.Type) && !w.isGone() {
+			names, want = append(names, w.to.Name()), append(want, w)
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	err := d.cfg.Outbox.Enqueue(ctx, e, names, d.cfg.Now())
+	for _, w := range want {
+		if err != nil {
+			w.count(func(s *Stats) { s.Dropped++ })
+			continue
+		}
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	if err != nil {
+		d.cfg.Log.ErrorContext(ctx, "a notification could not be kept and will not be sent; approvals go on without it",
+			slog.String("approval_id", e.Approval.ID), slog.String("event", string(e.Type)), slog.Any("error", err))
+		return fmt.Errorf("keep a notification: %w", err)
+	}
+	return nil
+}
+
+// How often the outbox is looked after, and what it keeps.
+const (
+	watchEvery    = 5 * time.Second
+	heardWithin   = time.Minute
+	pruneEvery    = time.Hour
+	keepEnded     = 3 * 24 * time.Hour
+	outboxTimeout = 5 * time.Second
+)
+
+// Run delivers until ctx ends; what is under way then is tried again after the
+// next start. Call it once.
+func (d *Dispatcher) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, w := range d.channels {
+		all.Go(func() { w.run(ctx) })
+	}
+	all.Go(func() { d.watch(ctx) })
+	all.Wait()
+}
+
+// watch raises the alarm for approvals that nobody was told of, and removes what
+// is old.
+func (d *Dispatcher) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var pruned time.Time
+	for {
+		now := d.cfg.Now()
+		ids, err := d.cfg.Outbox.Unheard(ctx, now.Add(-heardWithin))
+		for _, id := range ids {
+			d.mu.Lock()
+			d.unheard++
+			d.mu.Unlock()
+			d.cfg.Log.ErrorContext(ctx, "no channel has taken the question within a minute; nobody may know that an approval waits", slog.String("approval_id", id))
+		}
+		if err == nil && now.Sub(pruned) >= pruneEvery {
+			pruned = now
+			err = d.cfg.Outbox.Prune(ctx, now.Add(-keepEnded))
+		}
+		if err != nil && ctx.Err() == nil {
+			d.cfg.Log.WarnContext(ctx, "the outbox of notifications cannot be looked after", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Unheard is how many questions no channel had taken after a minute.
+func (d *Dispatcher) Unheard() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unheard
+}
+
+// Stats returns how it went since the start, one per channel, with what waits now.
+func (d *Dispatcher) Stats(ctx context.Context) ([]Stats, error) {
+	pending, err := d.cfg.Outbox.Pending(ctx)
+	out := make([]Stats, len(d.channels))
+	for i, w := range d.channels {
+		out[i] = w.snapshot()
+		out[i].Pending = pending[out[i].Channel]
+	}
+	if err != nil {
+		return out, fmt.Errorf("count what waits: %w", err)
+	}
+	return out, nil
+}
+
+// Faults says in words which channels have failed for a minute with something
+// that waits.
+func (d *Dispatcher) Faults(ctx context.Context) []string {
+	stats, err := d.Stats(ctx)
+	if err != nil {
+		return []string{"the outbox of notifications cannot be read: " + err.Error()}
+	}
+	var faults []string
+	for i := range stats {
+		s := &stats[i]
+		switch {
+		case s.Gone:
+			faults = append(faults, "notifications: "+s.Channel+" says that it is gone; nothing is sent to it until the next start")
+		case s.Pending > 0 && !s.FailingSince.IsZero() && d.cfg.Now().Sub(s.FailingSince) >= heardWithin:
+			faults = append(faults, fmt.Sprintf("notifications: %s has failed since %s, and %d wait for it: %s",
+				s.Channel, s.FailingSince.UTC().Format(time.RFC3339), s.Pending, s.Why))
+		}
+	}
+	return faults
+}
