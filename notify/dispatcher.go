@@ -10,14 +10,19 @@ import (
 	"time"
 )
 
-// Config is what a [Dispatcher] is made of. Outbox and Log are needed.
+// Timer starts a timer, as time.NewTimer does: fires receives once after d,
+// unless stop comes before.
+type Timer func(d time.Duration) (fires <-chan time.Time, stop func() bool)
+
+// Config is what a [Dispatcher] is made of. Outbox, Log and Timer are needed.
 type Config struct {
 	Outbox Outbox
 	// Channels have names of their own each.
 	Channels []Channel
 	// Log gets what fails: a line per event that is dropped, and one per channel
 	// each time that it begins or ends to fail.
-	Log *slog.Logger
+	Log   *slog.Logger
+	Timer Timer
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
 	// Jitter is from 0 to 1. Nil: by chance.
@@ -35,8 +40,8 @@ type Dispatcher struct {
 
 // NewDispatcher makes a Dispatcher, or says what of the configuration is wrong.
 func NewDispatcher(cfg Config) (*Dispatcher, error) {
-	if cfg.Outbox == nil || cfg.Log == nil {
-		return nil, errors.New("notify: Config.Outbox or Config.Log is missing")
+	if cfg.Outbox == nil || cfg.Log == nil || cfg.Timer == nil {
+		return nil, errors.New("notify: Config.Outbox, Config.Log or Config.Timer is missing")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -111,8 +116,6 @@ func (d *Dispatcher) Run(ctx context.Context) {
 // watch raises the alarm for approvals that nobody was told of, and removes what
 // is old.
 func (d *Dispatcher) watch(ctx context.Context) {
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
 	var pruned time.Time
 	for {
 		now := d.cfg.Now()
@@ -130,10 +133,12 @@ func (d *Dispatcher) watch(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			d.cfg.Log.WarnContext(ctx, "the outbox of notifications cannot be looked after", slog.Any("error", err))
 		}
+		fires, stop := d.cfg.Timer(watchEvery)
 		select {
 		case <-ctx.Done():
+			stop()
 			return
-		case <-tick.C:
+		case <-fires:
 		}
 	}
 }

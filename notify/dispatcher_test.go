@@ -68,6 +68,11 @@ func event(approval string, t notify.Type) *notify.Event {
 	}
 }
 
+func timer(d time.Duration) (fires <-chan time.Time, stop func() bool) {
+	t := time.NewTimer(d)
+	return t.C, t.Stop
+}
+
 // bench is a dispatcher over an outbox of its own in a bubble of synctest.
 type bench struct {
 	*notify.Dispatcher
@@ -83,7 +88,7 @@ func begin(t *testing.T, channels ...notify.Channel) *bench {
 	}
 	b := &bench{box: box, log: &bytes.Buffer{}}
 	b.Dispatcher, err = notify.NewDispatcher(notify.Config{
-		Outbox: box, Channels: channels, Log: slog.New(slog.NewTextHandler(b.log, nil)), Jitter: func() float64 { return 0.5 },
+		Outbox: box, Channels: channels, Log: slog.New(slog.NewTextHandler(b.log, nil)), Timer: timer, Jitter: func() float64 { return 0.5 },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +142,7 @@ func pass(span time.Duration) {
 // Events of one approval come one after the other, each with the receipt of the
 // one before, and an approval does not wait for another.
 func TestInOrder(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := &channel{name: "c", types: []notify.Type{notify.Requested, notify.Approved}}
 		fail := true
@@ -168,6 +174,7 @@ func TestInOrder(t *testing.T) {
 // What is not taken is tried more and more seldom for a day, and then given up;
 // with one event at a time no breaker is in the way but its own.
 func TestGivenUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := &channel{name: "c"}
 		c.say(func(*notify.Delivery) (string, error) { return "", errors.New("down") })
@@ -212,6 +219,7 @@ func TestGivenUp(t *testing.T) {
 // A far end that is down is left alone however much waits for it, and all of it
 // comes once it is back. Another channel does not notice.
 func TestCircuitBreaker(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, other := &channel{name: "c"}, &channel{name: "other"}
 		c.say(func(*notify.Delivery) (string, error) { return "", errors.New("down") })
@@ -243,13 +251,14 @@ func TestCircuitBreaker(t *testing.T) {
 
 // The far end can ask to be left alone, can refuse for good, and can be gone.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		busy, never, gone, ill := &channel{name: "busy"}, &channel{name: "never"}, &channel{name: "gone"}, &channel{name: "ill"}
 		busy.say(func(*notify.Delivery) (string, error) {
-			return "", &notify.Refusal{Why: "429", RetryAfter: 10 * time.Minute}
+			return "", &notify.RefusedError{Why: "429", RetryAfter: 10 * time.Minute}
 		})
-		never.say(func(*notify.Delivery) (string, error) { return "", &notify.Refusal{Why: "400", Final: true} })
-		gone.say(func(*notify.Delivery) (string, error) { return "", &notify.Refusal{Why: "410", Gone: true} })
+		never.say(func(*notify.Delivery) (string, error) { return "", &notify.RefusedError{Why: "400", Final: true} })
+		gone.say(func(*notify.Delivery) (string, error) { return "", &notify.RefusedError{Why: "410", Gone: true} })
 		ill.say(func(*notify.Delivery) (string, error) { panic("a bug") })
 		b := begin(t, busy, never, gone, ill)
 		b.put(t, event("apr_1", notify.Requested))
@@ -294,7 +303,7 @@ func TestWhatCannotBeKeptIsCounted(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	d, err := notify.NewDispatcher(notify.Config{
-		Outbox: brokenOutbox{}, Channels: []notify.Channel{&channel{name: "c"}}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Outbox: brokenOutbox{}, Channels: []notify.Channel{&channel{name: "c"}}, Log: slog.New(slog.NewTextHandler(&log, nil)), Timer: timer,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -308,9 +317,10 @@ func TestDispatcherRefuses(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)
 	for name, cfg := range map[string]notify.Config{
-		"no outbox":    {Log: log},
-		"no log":       {Outbox: brokenOutbox{}},
-		"a name twice": {Outbox: brokenOutbox{}, Log: log, Channels: []notify.Channel{&channel{name: "c"}, &channel{name: "c"}}},
+		"no timer":     {Outbox: brokenOutbox{}, Log: log},
+		"no outbox":    {Log: log, Timer: timer},
+		"no log":       {Outbox: brokenOutbox{}, Timer: timer},
+		"a name twice": {Outbox: brokenOutbox{}, Log: log, Timer: timer, Channels: []notify.Channel{&channel{name: "c"}, &channel{name: "c"}}},
 	} {
 		if _, err := notify.NewDispatcher(cfg); err == nil {
 			t.Errorf("%s is taken", name)

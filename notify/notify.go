@@ -110,6 +110,14 @@ type Outbox interface {
 	Dead(ctx context.Context, d *Delivery, now time.Time) error
 	// Drop ends all deliveries of a channel, and returns how many.
 	Drop(ctx context.Context, channel string, now time.Time) (int, error)
+	Keeper
+
+	// Close gives back what it holds.
+	Close() error
+}
+
+// Keeper is what looks after an [Outbox].
+type Keeper interface {
 	// Known tells whether there is any event of an approval.
 	Known(ctx context.Context, approval string) (bool, error)
 	// Pending is how many deliveries wait, by channel.
@@ -120,8 +128,6 @@ type Outbox interface {
 	// Prune removes what ended, and what waits for a channel that is no more,
 	// since before an instant.
 	Prune(ctx context.Context, before time.Time) error
-	// Close gives back what it holds.
-	Close() error
 }
 
 // Channel is one way out. Its methods are called by one goroutine at a time.
@@ -133,13 +139,13 @@ type Channel interface {
 	Wants(t Type) bool
 	// Deliver hands over one event and returns a receipt, which comes back with
 	// the next event of the same approval. It ends when ctx does. Any error but a
-	// [*Refusal] is tried again for a day. The error's text is logged, so that it
+	// [*RefusedError] is tried again for a day. The error's text is logged, so that it
 	// must hold no secret.
 	Deliver(ctx context.Context, d *Delivery) (receipt string, err error)
 }
 
-// Refusal is a channel's answer that it did not take an event.
-type Refusal struct {
+// RefusedError is a channel's answer that it did not take an event.
+type RefusedError struct {
 	// Why is logged.
 	Why string
 	// RetryAfter is how long the far end asks to be left alone; zero: it does not.
@@ -151,7 +157,7 @@ type Refusal struct {
 }
 
 // Error implements error.
-func (r *Refusal) Error() string {
+func (r *RefusedError) Error() string {
 	if r.RetryAfter > 0 {
 		return fmt.Sprintf("%s; it asks to wait %v", r.Why, r.RetryAfter)
 	}

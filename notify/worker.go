@@ -63,13 +63,13 @@ func (w *worker) run(ctx context.Context) {
 		if wait <= 0 {
 			continue
 		}
-		timer := time.NewTimer(wait)
+		fires, stop := w.cfg.Timer(wait)
 		select {
 		case <-ctx.Done():
 		case <-w.wake:
-		case <-timer.C:
+		case <-fires:
 		}
-		timer.Stop()
+		stop()
 	}
 }
 
@@ -111,7 +111,7 @@ func (w *worker) deliver(ctx context.Context, d *Delivery) error {
 	receipt, err := w.try(trying, d)
 	cancel()
 	if err != nil && ctx.Err() != nil {
-		return nil //nolint:nilerr // It was cut short by us, which is nobody's failure.
+		return nil // It was cut short by us, which is nobody's failure.
 	}
 	// What was done is written down also while the server ends.
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), outboxTimeout)
@@ -162,7 +162,7 @@ func (w *worker) failed(ctx context.Context, d *Delivery, why error) error {
 		w.cfg.Log.WarnContext(ctx, "a channel of notifications fails; it is tried again", slog.String("channel", w.to.Name()),
 			slog.String("approval_id", d.Event.Approval.ID), slog.Any("error", why))
 	}
-	refusal := &Refusal{}
+	refusal := &RefusedError{}
 	_ = errors.As(why, &refusal) // If it is none, the zero one says so.
 	wait := Backoff(d.Attempts+1, w.cfg.Jitter())
 	if refusal.RetryAfter > 0 {
@@ -191,7 +191,7 @@ func (w *worker) gone(ctx context.Context, now time.Time) error {
 	n, err := w.cfg.Outbox.Drop(ctx, w.to.Name(), now)
 	w.count(func(s *Stats) {
 		s.Gone = true
-		s.Dropped += uint64(max(n, 0)) //nolint:gosec // A count.
+		s.Dropped += uint64(max(n, 0))
 	})
 	w.cfg.Log.ErrorContext(ctx, "the far end of a channel says that it is gone; nothing is sent to it until the next start",
 		slog.String("channel", w.to.Name()), slog.Int("dropped", n))

@@ -32,7 +32,7 @@ func (a *App) buildNotices(ctx context.Context) error {
 		return fmt.Errorf("notifications: %w", err)
 	}
 	a.notices.outbox = outbox
-	a.notices.dispatcher, err = notify.NewDispatcher(notify.Config{Outbox: outbox, Channels: channels, Log: a.log, Now: a.deps.Now})
+	a.notices.dispatcher, err = notify.NewDispatcher(notify.Config{Outbox: outbox, Channels: channels, Log: a.log, Timer: newTimer, Now: a.deps.Now})
 	if err != nil {
 		return fmt.Errorf("notifications: %w", err)
 	}

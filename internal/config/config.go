@@ -346,7 +346,7 @@ func fromProto(m *configv1.Config) *Config {
 			NameClaim: m.GetApproverOidcNameClaim(), GroupsClaim: m.GetApproverOidcGroupsClaim(),
 			ACR: words(m.GetApproverOidcAcr()), MaxAge: m.GetApproverOidcMaxAge().AsDuration(), CA: m.GetApproverOidcCa(),
 		}},
-		Webhooks:         webhooksOf(m.GetWebhooks()),
+		Webhooks: webhooksOf(m.GetWebhooks()),
 	}
 }
 

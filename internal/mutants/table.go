@@ -8,7 +8,7 @@ import "slices"
 // work (identity, revocation, kept approvals) are switched off at the seam
 // that pdp has for them.
 func mutants() []mutant {
-	return slices.Concat(policyMutants(), pdpMutants(), limiterMutants(), redisMutants(), httpMutants(), extAuthzMutants(), approvalMutants())
+	return slices.Concat(policyMutants(), pdpMutants(), limiterMutants(), redisMutants(), httpMutants(), extAuthzMutants(), approvalMutants(), notifyMutants())
 }
 
 func policyMutants() []mutant {

@@ -82,8 +82,10 @@ func (o *Outbox) Delivered(ctx context.Context, d *notify.Delivery, receipt stri
 		}{
 			{"UPDATE deliveries SET state = ?, ended = ? WHERE number = ? AND state = 0", []any{delivered, now.UnixNano(), d.Number}},
 			{"UPDATE deliveries SET asked = 0 WHERE event = ?", []any{d.Event.ID}},
-			{`INSERT INTO receipts VALUES (?, ?, ?, ?) ON CONFLICT (channel, approval) DO UPDATE SET receipt = excluded.receipt, at = excluded.at`,
-				[]any{d.Channel, d.Event.Approval.ID, receipt, now.UnixNano()}},
+			{
+				`INSERT INTO receipts VALUES (?, ?, ?, ?) ON CONFLICT (channel, approval) DO UPDATE SET receipt = excluded.receipt, at = excluded.at`,
+				[]any{d.Channel, d.Event.Approval.ID, receipt, now.UnixNano()},
+			},
 		} {
 			if _, err := tx.ExecContext(ctx, one.query, one.args...); err != nil {
 				return fmt.Errorf("write the outbox: %w", err)

@@ -211,7 +211,7 @@ func (c *Channel) judge(resp *http.Response) error {
 	if code >= 200 && code <= 299 {
 		return nil
 	}
-	r := &notify.Refusal{Why: "the endpoint answered " + strconv.Itoa(code)}
+	r := &notify.RefusedError{Why: "the endpoint answered " + strconv.Itoa(code)}
 	switch {
 	case code == http.StatusGone:
 		r.Gone = true

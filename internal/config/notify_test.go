@@ -1,0 +1,97 @@
+package config_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/kelpie-authz/kelpie/internal/config"
+)
+
+func TestWebhooks(t *testing.T) {
+	t.Parallel()
+	got, err := config.Load(config.Sources{File: file(t, `webhooks:
+  - name: tickets
+    url: https://hooks.example.com/x?key=hunter2
+    secret_files: [/run/secrets/a, /run/secrets/b]
+    events: [approval.requested, approval.denied]
+  - name: "local"
+    url: http://127.0.0.1:1/
+    secret_files:
+      - c
+    loopback: true
+`), Flags: map[string]string{"policy": "p"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []config.Webhook{
+		{
+			Name: "tickets", URL: "https://hooks.example.com/x?key=hunter2", SecretFiles: []string{"/run/secrets/a", "/run/secrets/b"},
+			Events: []string{"approval.requested", "approval.denied"},
+		},
+		{Name: "local", URL: "http://127.0.0.1:1/", SecretFiles: []string{"c"}, Loopback: true},
+	}
+	if diff := cmp.Diff(want, got.Webhooks); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestNestedFaults(t *testing.T) {
+	t.Parallel()
+	const good = "  - name: a\n    url: https://h/hunter2\n    secret_files: [s]\n"
+	for name, tc := range map[string]struct {
+		yaml string
+		want []string
+	}{
+		"no list":        {"webhooks: https://h/\n", []string{"config.yaml:1:11: webhooks: is not a list"}},
+		"an empty list":  {"webhooks: []\n", []string{"webhooks: is not a list"}},
+		"no map":         {"webhooks: [https://h/]\n", []string{"webhooks: entry 1: line 1: is not a map of keys"}},
+		"unknown key":    {"webhooks:\n" + good + "    secret: hunter2\n", []string{"entry 1: line 5: secret: there is no such key"}},
+		"a key twice":    {"webhooks:\n" + good + "    name: b\n", []string{"entry 1: line 5: name: is given twice"}},
+		"no value":       {"webhooks:\n" + good + "    events:\n", []string{"line 5: events: is not a list"}},
+		"an empty value": {"webhooks:\n  - name: a\n    url: \"\"\n", []string{"line 3: url: has no value"}},
+		"a list in it":   {"webhooks:\n  - name: [a]\n", []string{"line 2: name: is not a single value"}},
+		"a list in one":  {"webhooks:\n  - secret_files: [[a]]\n", []string{"line 2: secret_files: line 2: entry 1: is not a single value"}},
+		"no bool":        {"webhooks:\n" + good + "    loopback: perhaps\n", []string{`line 5: loopback: "perhaps" is neither true nor false`}},
+		"several":        {"webhooks:\n  - what: 1\n  - that: 2\n", []string{"entry 1: line 2: what: there is no such key", "entry 2: line 3: that: there is no such key"}},
+		"parts missing":  {"webhooks:\n  - name: a\n", []string{"webhooks, entry 1 (a): url: is missing", "webhooks, entry 1 (a): secret_files: is missing"}},
+		"a bad name":     {"webhooks:\n  - name: A B\n    url: https://h/hunter2\n", []string{`webhooks, entry 1: name: "A B" cannot name it; write 1 to 32 of a-z, 0-9 and dashes`}},
+		"a name twice":   {"webhooks:\n" + good + good, []string{"webhooks, entry 2: name: another webhook is a already"}},
+		"an event":       {"webhooks:\n" + good + "    events: [approval.opened]\n", []string{`events: "approval.opened" is not known; write approval.requested, approval.approved,`}},
+		"too many":       {"webhooks:\n" + strings.Repeat(good, 17), []string{"webhooks: there are 17; write at most 16"}},
+	} {
+		cfg, err := config.Load(config.Sources{File: file(t, tc.yaml), Flags: map[string]string{"policy": "p"}})
+		if err == nil {
+			t.Errorf("%s: loaded %+v", name, cfg)
+			continue
+		}
+		for _, want := range tc.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: the error lacks %q:\n%v", name, want, err)
+			}
+		}
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the error tells a URL:\n%v", name, err)
+		}
+	}
+	if _, err := config.Load(config.Sources{Lookup: env(map[string]string{"KELPIE_POLICY": "p", "KELPIE_WEBHOOKS": "x"})}); err != nil {
+		t.Errorf("a variable that is no key: %v", err)
+	}
+	if _, err := config.Load(config.Sources{Flags: map[string]string{"policy": "p", "webhooks": "x"}}); err == nil {
+		t.Error("a flag that holds a list")
+	}
+}
+
+// FuzzFile reads any bytes as a configuration file: nothing panics.
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{"policy: p\n", "webhooks:\n  - name: a\n    url: https://h\n    secret_files: [s]\n", "webhooks: &a [*a]\n", "webhooks: [{secret_files: [1, ~]}]\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg, err := config.Load(config.Sources{File: file(t, string(data)), Flags: map[string]string{"policy": "p"}})
+		if (cfg == nil) != (err != nil) {
+			t.Errorf("%v and %v", cfg, err)
+		}
+	})
+}
