@@ -92,6 +92,10 @@ func TestWhatIsRecordedOfAnApproval(t *testing.T) {
 		record(time.Second, used.ID, pdp.ApprovalEvent{Kind: pdp.ApprovalUsed}),
 	}
 	want[3].Gateway, want[3].RequestID = "edge", "r-9"
+	for i, version := range []int64{1, 1, 2, 3} {
+		want[i].ApprovalVersion, want[i].ApprovalExpires = version, o.store.row(first.Approval.ID).UseBy
+	}
+	want[0].ApprovalExpires = first.Approval.ExpiresAt
 	want[1].Event.VoteID = got[1].Event.VoteID
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" || len(got[1].Event.VoteID) != 32 {
 		t.Errorf("(-want +got):\n%s", diff)
