@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -61,13 +62,14 @@ func NewDispatcher(cfg Config) (*Dispatcher, error) {
 	return d, nil
 }
 
-// Enqueue keeps an event for all channels that want it. What could not be kept is
-// logged and counted as dropped; the error is for whoever wants to know.
-func (d *Dispatcher) Enqueue(ctx context.Context, e *Event) error {
+// Enqueue keeps an event for all channels that want it, or only for those named.
+// What could not be kept is logged and counted as dropped; the error is for whoever
+// wants to know.
+func (d *Dispatcher) Enqueue(ctx context.Context, e *Event, only ...string) error {
 	var names []string
 	var want []*worker
 	for _, w := range d.channels {
-		if w.to.Wants(e.Type) && !w.isGone() {
+		if w.to.Wants(e.Type) && !w.isGone() && (len(only) == 0 || slices.Contains(only, w.to.Name())) {
 			names, want = append(names, w.to.Name()), append(want, w)
 		}
 	}
@@ -102,8 +104,8 @@ const (
 	outboxTimeout = 5 * time.Second
 )
 
-// Run delivers until ctx ends; what is under way then is tried again after the
-// next start. Call it once.
+// Run delivers until ctx ends; what is under way then has three more seconds, or is
+// tried again after the next start. Call it once.
 func (d *Dispatcher) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, w := range d.channels {

@@ -102,14 +102,29 @@ func (w *worker) turn(ctx context.Context) time.Duration {
 	return 0
 }
 
-// deliverTimeout bounds a channel that does not bound itself.
-const deliverTimeout = 15 * time.Second
+// How long one try may take: deliverTimeout bounds a channel that does not bound
+// itself, endWithin one that is under way when the dispatcher has to end.
+const (
+	deliverTimeout = 15 * time.Second
+	endWithin      = 3 * time.Second
+)
 
 // deliver tries one event, and writes down how it went; the error is that it could not be.
 func (w *worker) deliver(ctx context.Context, d *Delivery) error {
-	trying, cancel := context.WithTimeout(ctx, deliverTimeout)
+	// Cut short it would have to be sent once more after the next start.
+	trying, cancel := context.WithTimeout(context.WithoutCancel(ctx), deliverTimeout)
+	unhook := context.AfterFunc(ctx, func() {
+		fires, stop := w.cfg.Timer(endWithin)
+		select {
+		case <-fires:
+			cancel()
+		case <-trying.Done():
+			stop()
+		}
+	})
 	receipt, err := w.try(trying, d)
 	cancel()
+	unhook()
 	if err != nil && ctx.Err() != nil {
 		return nil // It was cut short by us, which is nobody's failure.
 	}
@@ -166,7 +181,7 @@ func (w *worker) failed(ctx context.Context, d *Delivery, why error) error {
 	_ = errors.As(why, &refusal) // If it is none, the zero one says so.
 	wait := Backoff(d.Attempts+1, w.cfg.Jitter())
 	if refusal.RetryAfter > 0 {
-		wait = max(wait, refusal.RetryAfter)
+		wait = max(wait, min(refusal.RetryAfter, longest))
 		w.breaker.pause(now.Add(wait))
 	}
 	giveUp := d.Enqueued.Add(GiveUpAfter)

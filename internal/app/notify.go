@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kelpie-authz/kelpie/notify"
+	"github.com/kelpie-authz/kelpie/notify/slack"
 	"github.com/kelpie-authz/kelpie/notify/sqliteoutbox"
 	"github.com/kelpie-authz/kelpie/notify/webhook"
 	"github.com/kelpie-authz/kelpie/pdp"
@@ -19,6 +20,7 @@ import (
 type notices struct {
 	outbox     notify.Outbox      // nil: nobody is told
 	dispatcher *notify.Dispatcher // nil: nobody is told
+	slack      *slack.Channel     // nil: no cards are posted
 }
 
 // buildNotices opens the outbox if anybody is to be told of anything.
@@ -55,6 +57,14 @@ func (a *App) channels() ([]notify.Channel, error) {
 			return nil, fmt.Errorf("webhooks (%s): %w", w.Name, err)
 		}
 		out = append(out, c)
+	}
+	posts, err := a.slackChannel()
+	if err != nil {
+		return nil, err
+	}
+	if posts != nil {
+		a.notices.slack = posts
+		out = append(out, posts)
 	}
 	return out, nil
 }
@@ -145,7 +155,7 @@ func (a *App) catchUp(ctx context.Context) error {
 	}
 }
 
-// run delivers until ctx ends.
+// notifyUntil delivers until ctx ends.
 func (a *App) notifyUntil(ctx context.Context) {
 	if a.notices.dispatcher == nil {
 		return

@@ -40,6 +40,7 @@ func (a *App) Run(ctx context.Context) error {
 	group.Go(func() error { a.tellHealth(watchCtx); return nil })
 	group.Go(func() error { a.sweep(watchCtx); return nil })
 	group.Go(func() error { a.notifyUntil(watchCtx); return nil })
+	group.Go(func() error { a.editShared(watchCtx); return nil })
 	holding, letGo := context.WithCancel(context.WithoutCancel(ctx))
 	defer letGo()
 	group.Go(func() error { return a.approvals.holder.Run(holding) })

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
+	"github.com/kelpie-authz/kelpie/pdp"
 )
 
 func TestVisible(t *testing.T) {
@@ -29,7 +30,7 @@ func TestVisible(t *testing.T) {
 		}
 		var back string
 		shown := visibleJSON(string(raw))
-		if err := json.Unmarshal([]byte(shown), &back); err != nil || back != strings.ToValidUTF8(in, "\ufffd") || strings.ContainsFunc(shown, func(r rune) bool { return !seen(r) }) {
+		if err := json.Unmarshal([]byte(shown), &back); err != nil || back != strings.ToValidUTF8(in, "\ufffd") || strings.ContainsFunc(shown, func(r rune) bool { return !pdp.Seen(r) }) {
 			t.Errorf("visibleJSON of %q is %s: %v", in, shown, err)
 		}
 	}

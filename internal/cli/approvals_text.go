@@ -3,47 +3,20 @@ package cli
 import (
 	"fmt"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"github.com/kelpie-authz/kelpie/pdp"
 )
 
-// visible writes what is not seen, and what turns the order of what is, as an
-// escape: \u202e. Approvers judge text that an agent chose. A backslash stays as
-// it is: an agent that writes one like an escape only looks worse than it is.
-func visible(text string) string {
-	var out strings.Builder
-	for i := 0; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&out, `\x%02x`, text[i])
-		case seen(r):
-			out.WriteRune(r)
-		case r > 0xffff:
-			fmt.Fprintf(&out, `\U%08x`, r)
-		default:
-			fmt.Fprintf(&out, `\u%04x`, r)
-		}
-		i += size
-	}
-	return out.String()
-}
-
-// brailleBlank is a symbol, and looks like a space.
-const brailleBlank = '\u2800'
-
-// seen tells whether a character is a space or leaves a mark on the screen.
-func seen(r rune) bool {
-	return unicode.IsPrint(r) && r != brailleBlank &&
-		!unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
-}
+// visible writes what is not seen, and what turns the order of what is, as an escape.
+func visible(text string) string { return pdp.Visible(text) }
 
 // visibleJSON does the same to a JSON document, which stays one of the same value.
 func visibleJSON(text string) string {
 	var out strings.Builder
 	for _, r := range text {
 		switch {
-		case r == '\n' || seen(r):
+		case r == '\n' || pdp.Seen(r):
 			out.WriteRune(r)
 		case r > 0xffff:
 			const shift, half = 10, 0x3ff // JSON writes it as two surrogates (RFC 8259 section 7).
@@ -126,20 +99,5 @@ func columnsOf(r rune) int {
 	return 2
 }
 
-// alphabets names the alphabets of a text that has letters of more than one of
-// those whose letters look alike; "" for any other.
-func alphabets(text string) string {
-	var found []string
-	for _, a := range []struct {
-		name  string
-		table *unicode.RangeTable
-	}{{"Latin", unicode.Latin}, {"Cyrillic", unicode.Cyrillic}, {"Greek", unicode.Greek}, {"Armenian", unicode.Armenian}, {"Cherokee", unicode.Cherokee}} {
-		if strings.ContainsFunc(text, func(r rune) bool { return unicode.Is(a.table, r) }) {
-			found = append(found, a.name)
-		}
-	}
-	if len(found) < 2 { //nolint:mnd // More than one.
-		return ""
-	}
-	return strings.Join(found, " and ")
-}
+// alphabets names those of a text that has letters of several that look alike.
+func alphabets(text string) string { return pdp.Alphabets(text) }

@@ -82,6 +82,8 @@ type Config struct {
 	Approvers Approvers
 	// Webhooks are told what happens to approvals.
 	Webhooks []Webhook
+	// Slack is where cards of approvals are posted.
+	Slack Slack
 }
 
 // Approvers is how those who decide approvals are known. The zero value is by the
@@ -210,6 +212,7 @@ func (c *Config) Validate() error {
 	faults = append(faults, c.checkNumbers()...)
 	faults = append(faults, c.checkRedis()...)
 	faults = append(faults, c.checkWebhooks()...)
+	faults = append(faults, c.checkSlack()...)
 	return errors.Join(faults...)
 }
 
@@ -347,6 +350,9 @@ func fromProto(m *configv1.Config) *Config {
 			ACR: words(m.GetApproverOidcAcr()), MaxAge: m.GetApproverOidcMaxAge().AsDuration(), CA: m.GetApproverOidcCa(),
 		}},
 		Webhooks: webhooksOf(m.GetWebhooks()),
+		Slack: Slack{
+			Channel: m.GetSlack().GetChannel(), TokenFile: m.GetSlack().GetTokenFile(), APIURL: m.GetSlack().GetApiUrl(),
+		},
 	}
 }
 

@@ -95,3 +95,34 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+func TestSlack(t *testing.T) {
+	t.Parallel()
+	load := func(yaml string) (*config.Config, error) {
+		return config.Load(config.Sources{File: file(t, "policy: p\n"+yaml)})
+	}
+	got, err := load("slack:\n  channel: C0123456789\n  token_file: /run/secrets/slack\n  api_url: http://127.0.0.1:1/api/\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Slack{Channel: "C0123456789", TokenFile: "/run/secrets/slack", APIURL: "http://127.0.0.1:1/api/"}
+	if diff := cmp.Diff(want, got.Slack); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for name, tc := range map[string]struct{ yaml, want string }{
+		"no map":            {"slack: C0123456789\n", "config.yaml:2:8: slack: line 2: is not a map of keys"},
+		"a list":            {"slack:\n  - channel: C1\n", "is not a map of keys"},
+		"a name":            {"slack:\n  channel: '#approvals'\n  token_file: f\n", `slack: channel: "#approvals" is not the id of one`},
+		"no channel":        {"slack:\n  token_file: f\n", "slack: channel: "},
+		"no token":          {"slack:\n  channel: C0123456789\n", "slack: token_file: is missing"},
+		"the token itself":  {"slack:\n  channel: C0123456789\n  token: xoxb-hunter2\n", "token: there is no such key"},
+		"another API":       {"slack:\n  channel: C0123456789\n  token_file: f\n  api_url: https://slack.example.com/api/\n", "slack: api_url: is for tests alone"},
+		"an API by a name":  {"slack:\n  channel: C0123456789\n  token_file: f\n  api_url: http://slack.example.com:80/api/\n", "slack: api_url: is for tests alone"},
+		"an API without /":  {"slack:\n  channel: C0123456789\n  token_file: f\n  api_url: http://127.0.0.1:1/api\n", "slack: api_url: is for tests alone"},
+		"a number for text": {"slack:\n  channel: [C0123456789]\n", "channel: is not a single value"},
+	} {
+		if cfg, err := load(tc.yaml); err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %+v, %v", name, cfg, err)
+		}
+	}
+}

@@ -116,7 +116,9 @@ type Config struct {
 	// PEM file of the authorities of the identity provider's certificate. Default the system's.
 	ApproverOidcCa string `protobuf:"bytes,40,opt,name=approver_oidc_ca,json=approverOidcCa,proto3" json:"approver_oidc_ca,omitempty"`
 	// Endpoints that are told what happens to approvals. In the file alone: no flag and no variable holds a list.
-	Webhooks      []*Webhook `protobuf:"bytes,50,rep,name=webhooks,proto3" json:"webhooks,omitempty"`
+	Webhooks []*Webhook `protobuf:"bytes,50,rep,name=webhooks,proto3" json:"webhooks,omitempty"`
+	// The channel of Slack where approvals are shown. In the file alone.
+	Slack         *Slack `protobuf:"bytes,51,opt,name=slack,proto3" json:"slack,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -438,6 +440,77 @@ func (x *Config) GetWebhooks() []*Webhook {
 	return nil
 }
 
+func (x *Config) GetSlack() *Slack {
+	if x != nil {
+		return x.Slack
+	}
+	return nil
+}
+
+// Slack is where cards of approvals are posted.
+type Slack struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the channel, such as C0123456789; the bot has to be in it. Needed.
+	Channel string `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	// File with the bot's token, which needs the scope chat:write; read for each card. Needed.
+	TokenFile string `protobuf:"bytes,2,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// Where Slack's API is, at a loopback address. For tests. Default Slack's own.
+	ApiUrl        string `protobuf:"bytes,3,opt,name=api_url,json=apiUrl,proto3" json:"api_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Slack) Reset() {
+	*x = Slack{}
+	mi := &file_kelpie_config_v1_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Slack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Slack) ProtoMessage() {}
+
+func (x *Slack) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_config_v1_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Slack.ProtoReflect.Descriptor instead.
+func (*Slack) Descriptor() ([]byte, []int) {
+	return file_kelpie_config_v1_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Slack) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *Slack) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *Slack) GetApiUrl() string {
+	if x != nil {
+		return x.ApiUrl
+	}
+	return ""
+}
+
 // Webhook is an endpoint that is told what happens to approvals, signed as Standard Webhooks says.
 type Webhook struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -457,7 +530,7 @@ type Webhook struct {
 
 func (x *Webhook) Reset() {
 	*x = Webhook{}
-	mi := &file_kelpie_config_v1_config_proto_msgTypes[1]
+	mi := &file_kelpie_config_v1_config_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +542,7 @@ func (x *Webhook) String() string {
 func (*Webhook) ProtoMessage() {}
 
 func (x *Webhook) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_config_v1_config_proto_msgTypes[1]
+	mi := &file_kelpie_config_v1_config_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +555,7 @@ func (x *Webhook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Webhook.ProtoReflect.Descriptor instead.
 func (*Webhook) Descriptor() ([]byte, []int) {
-	return file_kelpie_config_v1_config_proto_rawDescGZIP(), []int{1}
+	return file_kelpie_config_v1_config_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Webhook) GetName() string {
@@ -524,7 +597,7 @@ var File_kelpie_config_v1_config_proto protoreflect.FileDescriptor
 
 const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd4\x0f\n" +
+	"\x1dkelpie/config/v1/config.proto\x12\x10kelpie.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x10\n" +
 	"\x06Config\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x1b\n" +
 	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\x12\x1d\n" +
@@ -575,7 +648,13 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\x11approver_oidc_acr\x18& \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x0fapproverOidcAcr\x12_\n" +
 	"\x15approver_oidc_max_age\x18' \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b<R\x12approverOidcMaxAge\x12(\n" +
 	"\x10approver_oidc_ca\x18( \x01(\tR\x0eapproverOidcCa\x125\n" +
-	"\bwebhooks\x182 \x03(\v2\x19.kelpie.config.v1.WebhookR\bwebhooks\"\x86\x01\n" +
+	"\bwebhooks\x182 \x03(\v2\x19.kelpie.config.v1.WebhookR\bwebhooks\x12-\n" +
+	"\x05slack\x183 \x01(\v2\x17.kelpie.config.v1.SlackR\x05slack\"Y\n" +
+	"\x05Slack\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x02 \x01(\tR\ttokenFile\x12\x17\n" +
+	"\aapi_url\x18\x03 \x01(\tR\x06apiUrl\"\x86\x01\n" +
 	"\aWebhook\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12!\n" +
@@ -595,24 +674,26 @@ func file_kelpie_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_kelpie_config_v1_config_proto_rawDescData
 }
 
-var file_kelpie_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_kelpie_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_kelpie_config_v1_config_proto_goTypes = []any{
 	(*Config)(nil),              // 0: kelpie.config.v1.Config
-	(*Webhook)(nil),             // 1: kelpie.config.v1.Webhook
-	(*durationpb.Duration)(nil), // 2: google.protobuf.Duration
+	(*Slack)(nil),               // 1: kelpie.config.v1.Slack
+	(*Webhook)(nil),             // 2: kelpie.config.v1.Webhook
+	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
 }
 var file_kelpie_config_v1_config_proto_depIdxs = []int32{
-	2, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
-	2, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
-	2, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
-	2, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
-	2, // 4: kelpie.config.v1.Config.approver_oidc_max_age:type_name -> google.protobuf.Duration
-	1, // 5: kelpie.config.v1.Config.webhooks:type_name -> kelpie.config.v1.Webhook
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	3, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
+	3, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
+	3, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
+	3, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
+	3, // 4: kelpie.config.v1.Config.approver_oidc_max_age:type_name -> google.protobuf.Duration
+	2, // 5: kelpie.config.v1.Config.webhooks:type_name -> kelpie.config.v1.Webhook
+	1, // 6: kelpie.config.v1.Config.slack:type_name -> kelpie.config.v1.Slack
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_config_v1_config_proto_init() }
@@ -626,7 +707,7 @@ func file_kelpie_config_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_config_v1_config_proto_rawDesc), len(file_kelpie_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
