@@ -33,6 +33,11 @@ const (
 	// used one.
 	KindApprovalStanding  Kind = "approval_standing"
 	KindApprovalGrantUsed Kind = "approval_grant_used"
+	// KindApprovalBreakGlass: somebody broke the glass; ...Used: a call went through
+	// by that; ...Reviewed: somebody else looked at it afterwards.
+	KindApprovalBreakGlass         Kind = "approval_breakglass"
+	KindApprovalBreakGlassUsed     Kind = "approval_breakglass_used"
+	KindApprovalBreakGlassReviewed Kind = "approval_breakglass_reviewed"
 
 	// KindRevocation takes a credential, an agent, ... out of use, or back.
 	KindRevocation Kind = "revocation"
@@ -55,6 +60,7 @@ func Kinds() []Kind {
 		KindDecision, KindSettle, KindRelease, KindReset,
 		KindApprovalOpened, KindApprovalVote, KindApprovalApproved, KindApprovalConsumed, KindApprovalDenied,
 		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened, KindApprovalStanding, KindApprovalGrantUsed,
+		KindApprovalBreakGlass, KindApprovalBreakGlassUsed, KindApprovalBreakGlassReviewed,
 		KindRevocation, KindPolicyLoaded, KindPolicyRefused, KindAdmin,
 	}
 }
@@ -70,6 +76,7 @@ func (k Kind) Valid() bool {
 	case KindDecision, KindSettle, KindRelease, KindReset,
 		KindApprovalOpened, KindApprovalVote, KindApprovalApproved, KindApprovalConsumed, KindApprovalDenied,
 		KindApprovalExpired, KindApprovalCancelled, KindApprovalSuperseded, KindApprovalRevoked, KindApprovalReopened, KindApprovalStanding, KindApprovalGrantUsed,
+		KindApprovalBreakGlass, KindApprovalBreakGlassUsed, KindApprovalBreakGlassReviewed,
 		KindRevocation, KindPolicyLoaded, KindPolicyRefused, KindAdmin:
 		return true
 	case KindSegment, KindCheckpoint, KindRetention:

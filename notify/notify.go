@@ -40,11 +40,13 @@ const (
 	Cancelled Type = "approval.cancelled"
 	// Superseded: a rule that it was asked under is gone or changed.
 	Superseded Type = "approval.superseded"
+	// BreakGlass: somebody broke the glass: an agent's calls wait for nobody's yes.
+	BreakGlass Type = "approval.breakglass"
 )
 
 // Types are all there are.
 func Types() []Type {
-	return []Type{Requested, Approved, Denied, Expired, Consumed, Revoked, Cancelled, Superseded}
+	return []Type{Requested, Approved, Denied, Expired, Consumed, Revoked, Cancelled, Superseded, BreakGlass}
 }
 
 // Event is one thing that happened to one approval. It has no parameters of the

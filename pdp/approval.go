@@ -123,6 +123,8 @@ func (s *Service) meetApproval(j *judgment) {
 		j.granted = ReasonOKApproved
 	case FoundGranted:
 		j.granted = ReasonOKGrant
+	case FoundBreakGlass:
+		j.granted = ReasonOKBreakglass
 	case FoundOpened:
 		s.requireApproval(j, ReasonApprovalRequired)
 	case FoundPending:
@@ -147,7 +149,7 @@ func (s *Service) denyApproval(j *judgment, found ApprovalFound) {
 		reason = ReasonGrantExhausted
 	case FoundQuota:
 		reason = ReasonApprovalQuota
-	case FoundNone, FoundOpened, FoundPending, FoundApproved, FoundGranted:
+	case FoundNone, FoundOpened, FoundPending, FoundApproved, FoundGranted, FoundBreakGlass:
 		// No answer to what was asked: the store contradicts itself.
 	}
 	s.deny(j, reason, j.verdict.Matched)
@@ -181,7 +183,7 @@ func (s *Service) consumeApproval(ctx context.Context, j *judgment) error {
 	case err != nil:
 		s.refund(ctx, j)
 		return s.approvalsDown(ctx, j, err)
-	case used.Found == FoundApproved || used.Found == FoundGranted:
+	case used.Found == FoundApproved || used.Found == FoundGranted || used.Found == FoundBreakGlass:
 		return nil
 	case used.Found == FoundPending:
 		// The store does not trust that the yes is unused, and asks again.

@@ -136,6 +136,12 @@ type ApprovalDesk interface {
 	Deny(ctx context.Context, b *Ballot) (*ApprovalRecord, error)
 	// Cancel takes a pending one back, and revokes an approved one.
 	Cancel(ctx context.Context, b *Ballot) (*ApprovalRecord, error)
+	// BreakGlass lets an agent's calls go on without a yes for a while, by the word of
+	// a member of [BreakGlassGroup] who is known by more than the admin token.
+	BreakGlass(ctx context.Context, o *BreakGlassOrder) (*ApprovalRecord, error)
+	// ReviewBreakGlass says, in the ballot's reason, what another member found
+	// afterwards.
+	ReviewBreakGlass(ctx context.Context, b *Ballot) (*ApprovalRecord, error)
 	// Watch calls f with each approval that changes, until ctx ends or f says no.
 	Watch(ctx context.Context, f func(*ApprovalRecord) bool) error
 }

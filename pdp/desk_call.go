@@ -25,7 +25,11 @@ func (d *Desk) Find(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 	if err != nil || g == nil {
 		return s, err
 	}
-	return ApprovalStatus{Found: FoundGranted, ID: g.ID, ExpiresAt: g.UseBy}, nil
+	found := FoundGranted
+	if g.Grant.BreakGlass != nil {
+		found = FoundBreakGlass
+	}
+	return ApprovalStatus{Found: found, ID: g.ID, ExpiresAt: g.UseBy}, nil
 }
 
 // find finds the approval of a call.
@@ -221,7 +225,7 @@ func (d *Desk) asked(ask *ApprovalAsk, v *view) (*store.Approval, error) {
 
 // Consume implements [Approvals].
 func (d *Desk) Consume(ctx context.Context, ask *ApprovalAsk, found ApprovalStatus) (ApprovalStatus, error) {
-	if found.Found == FoundGranted {
+	if found.Found == FoundGranted || found.Found == FoundBreakGlass {
 		return d.consumeGrant(ctx, ask, found.ID)
 	}
 	for range swapTries {

@@ -45,11 +45,20 @@ const (
 	ApprovalStanding
 	// ApprovalGrantUsed: a call used a standing grant.
 	ApprovalGrantUsed
+	// ApprovalBreakGlass: somebody broke the glass, before it counts.
+	ApprovalBreakGlass
+	// ApprovalBreakGlassUsed: a call went through by that.
+	ApprovalBreakGlassUsed
+	// ApprovalReviewed: somebody else looked at it afterwards.
+	ApprovalReviewed
 )
 
 // String returns the kind as logs and metrics write it.
 func (k ApprovalEventKind) String() string {
-	names := [...]string{"", "opened", "vote", "approved", "consumed", "denied", "expired", "cancelled", "superseded", "revoked", "reopened", "standing", "grant_used"}
+	names := [...]string{
+		"", "opened", "vote", "approved", "consumed", "denied", "expired", "cancelled", "superseded", "revoked", "reopened", "standing", "grant_used",
+		"breakglass", "breakglass_used", "breakglass_reviewed",
+	}
 	if int(k) >= len(names) {
 		return ""
 	}
@@ -61,7 +70,7 @@ func ApprovalEventKinds() []ApprovalEventKind {
 	return []ApprovalEventKind{
 		ApprovalOpened, ApprovalVoted, ApprovalMet, ApprovalUsed, ApprovalRefused,
 		ApprovalLapsed, ApprovalWithdrawn, ApprovalOutdated, ApprovalTakenBack, ApprovalReopened,
-		ApprovalStanding, ApprovalGrantUsed,
+		ApprovalStanding, ApprovalGrantUsed, ApprovalBreakGlass, ApprovalBreakGlassUsed, ApprovalReviewed,
 	}
 }
 
@@ -89,7 +98,7 @@ func (d *Desk) recorded(ctx context.Context, a *store.Approval, now time.Time, e
 		Action: a.Action, Resource: a.Resource, Risk: a.Risk, PolicyVersion: a.PolicyVersion,
 		ApprovalID: a.ID, ApprovalDigest: a.Digest, ApprovalVersion: a.Version, ApprovalExpires: deadlineOf(a), Event: e,
 	}
-	if (e.Kind == ApprovalUsed || e.Kind == ApprovalGrantUsed) && a.Used != nil {
+	if a.Used != nil && (e.Kind == ApprovalUsed || e.Kind == ApprovalGrantUsed || e.Kind == ApprovalBreakGlassUsed) {
 		r.Gateway, r.RequestID, r.DecisionID = a.Used.Gateway, a.Used.RequestID, a.Used.DecisionID
 	}
 	// What has been done is recorded also if whoever did it does not wait for it.

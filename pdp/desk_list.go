@@ -123,6 +123,12 @@ func (d *Desk) show(a *store.Approval, v *view) *ApprovalRecord {
 	}
 	if g := a.Grant; g != nil {
 		r.Grant = &GrantState{From: g.From, Resource: g.Resource, MaxCost: g.MaxCost, MaxUses: g.MaxUses, Uses: g.Uses}
+		if glass := g.BreakGlass; glass != nil {
+			r.Grant.BreakGlass = &BreakGlassState{
+				Action: glass.Action, Reason: glass.Reason, Ticket: glass.Ticket,
+				ReviewedBy: glass.ReviewedBy, Review: glass.Review, ReviewedAt: glass.ReviewedAt, ReviewBy: a.OpenedAt.Add(a.UseWithin + reviewWithin),
+			}
+		}
 		for _, b := range g.Bounds {
 			r.Grant.Bounds = append(r.Grant.Bounds, GrantBound(b))
 		}

@@ -192,7 +192,7 @@ func (x *ballotBox) uncounted(ctx context.Context, why error) error {
 // counted is the approval with the word; nil if the word is in it already.
 func (x *ballotBox) counted(a *store.Approval) (*store.Approval, error) {
 	if a.Grant != nil {
-		return nil, fmt.Errorf("%w: it is a standing grant", ErrApprovalDecided)
+		return nil, fmt.Errorf("%w: it is no call that waits", ErrApprovalDecided)
 	}
 	said, err := x.said(a)
 	if err != nil || said {
@@ -293,6 +293,9 @@ func (v *view) cancelRefusal(a *store.Approval, p Person) string {
 	known := p.How == KnownByMTLS || p.How == KnownByOIDC
 	if known && a.Subject != "" && p.Name == a.Subject {
 		return ""
+	}
+	if a.Grant != nil && a.Grant.BreakGlass != nil {
+		return v.breaker(p)
 	}
 	e := v.electorate(a)
 	e.unreadable = false // Taking it back needs no judgment.

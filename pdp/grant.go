@@ -63,6 +63,8 @@ type GrantState struct {
 	Bounds   []GrantBound
 	MaxUses  int
 	Uses     int
+	// BreakGlass is not nil for an emergency, which has no bounds.
+	BreakGlass *BreakGlassState
 }
 
 // shape is what is kept of a call so that a grant can be made of its approval: no
@@ -296,18 +298,26 @@ func grantText(a *store.Approval) string {
 	return text.String()
 }
 
-// granted finds a standing grant that allows a call; nil: there is none.
+// granted finds a standing grant that allows a call, or else an emergency; nil:
+// there is neither.
 func (d *Desk) granted(ctx context.Context, ask *ApprovalAsk, v *view) (*store.Approval, error) {
 	found, _, err := d.cfg.Store.List(ctx, store.Filter{States: []store.State{store.Approved}, Agent: ask.Agent, Limit: maxListed})
 	if err != nil {
 		return nil, err
 	}
+	var glass *store.Approval
 	for _, a := range found {
-		if a.Grant != nil && v.usable(a, ask) {
+		switch {
+		case a.Grant == nil:
+		case a.Grant.BreakGlass != nil:
+			if v.broken(a, ask) {
+				glass = a
+			}
+		case v.usable(a, ask):
 			return a, nil
 		}
 	}
-	return nil, nil //nolint:nilnil // There is none.
+	return glass, nil
 }
 
 // usable tells whether a call may use a standing grant now: it has uses and time
@@ -338,17 +348,25 @@ func (d *Desk) consumeGrant(ctx context.Context, ask *ApprovalAsk, id string) (A
 		if err != nil {
 			return ApprovalStatus{}, err
 		}
-		if a.Grant == nil || !v.usable(a, ask) {
+		found, e := FoundGranted, &ApprovalEvent{Kind: ApprovalGrantUsed}
+		switch {
+		case a.Grant != nil && a.Grant.BreakGlass != nil && v.broken(a, ask):
+			found, e.Kind = FoundBreakGlass, ApprovalBreakGlassUsed
+		case a.Grant == nil || a.Grant.BreakGlass != nil || !v.usable(a, ask):
 			return ApprovalStatus{Found: FoundGrantExhausted, ID: id}, nil
 		}
 		next := a.Clone()
-		if next.Grant.Uses++; next.Grant.Uses == next.Grant.MaxUses {
+		next.Grant.Uses++
+		if found == FoundGranted && next.Grant.Uses == next.Grant.MaxUses {
 			next = v.ended(next, store.Consumed, "", "every use of it was used")
 		}
 		next.Used = &store.Use{Gateway: ask.Request.Gateway, RequestID: ask.Request.RequestID, DecisionID: ask.DecisionID, At: v.now}
-		err = d.swap(ctx, next, v.now, &ApprovalEvent{Kind: ApprovalGrantUsed, Why: fmt.Sprintf("use %d of %d", next.Grant.Uses, next.Grant.MaxUses)})
+		if e.Why = fmt.Sprintf("use %d of %d", next.Grant.Uses, next.Grant.MaxUses); found == FoundBreakGlass {
+			e.Why = fmt.Sprintf("use %d", next.Grant.Uses)
+		}
+		err = d.swap(ctx, next, v.now, e)
 		if err == nil {
-			return ApprovalStatus{Found: FoundGranted, ID: id, ExpiresAt: a.UseBy}, nil
+			return ApprovalStatus{Found: found, ID: id, ExpiresAt: a.UseBy}, nil
 		}
 		if !again(err) {
 			return ApprovalStatus{}, err

@@ -64,6 +64,8 @@ const (
 	FoundMismatch
 	// FoundGrantExhausted: the standing grant has no use left.
 	FoundGrantExhausted
+	// FoundBreakGlass: somebody broke the glass for the agent.
+	FoundBreakGlass
 	// FoundQuota: the agent has too many pending ones; none was opened.
 	FoundQuota
 )
@@ -115,8 +117,8 @@ type Approvals interface {
 	// Open asks the humans: FoundOpened, or FoundPending if an identical one
 	// was pending, or FoundQuota. It is called after Find said FoundNone.
 	Open(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, error)
-	// Consume uses what Find returned, atomically: FoundApproved or
-	// FoundGranted if this call is the one that used it, and where the approval
+	// Consume uses what Find returned, atomically: FoundApproved,
+	// FoundGranted or FoundBreakGlass if this call is the one that used it, and where the approval
 	// stands if it is not.
 	Consume(ctx context.Context, ask *ApprovalAsk, found ApprovalStatus) (ApprovalStatus, error)
 }

@@ -58,14 +58,30 @@ func (s *Snapshot) Owner(agent string) string {
 	return ""
 }
 
+// InGroup tells whether somebody, who is in groups by his identity provider, is in
+// an approver group of the policy.
+func (s *Snapshot) InGroup(group, name string, groups []string) bool {
+	return AmongApprovers(s.groups[group], name, groups)
+}
+
+// MatchAction tells whether an action pattern of the policy language matches an
+// action. The error says what is wrong with the pattern.
+func MatchAction(pattern, action string) (bool, error) {
+	return matches(pattern, action, actionPattern)
+}
+
 // MatchResource tells whether a resource pattern of the policy language matches a
 // resource. The error says what is wrong with the pattern.
 func MatchResource(pattern, resource string) (bool, error) {
-	if message, fix := patternFault(pattern, resourcePattern); message != "" {
+	return matches(pattern, resource, resourcePattern)
+}
+
+func matches(pattern, text string, kind patternKind) (bool, error) {
+	if message, fix := patternFault(pattern, kind); message != "" {
 		return false, errors.New(message + "; " + fix)
 	}
-	t := newTrie(false)
+	t := newTrie(kind == actionPattern)
 	t.insert(pattern, 0)
 	var w walk
-	return len(t.find(resource, &w, nil)) > 0, nil
+	return len(t.find(text, &w, nil)) > 0, nil
 }

@@ -144,9 +144,11 @@ func (c *compiler) compileApprovals() {
 	groups := sortedKeys(c.doc.GetApprovers())
 	c.canon.text("approvers")
 	c.canon.number(int64(len(groups)))
+	c.s.groups = make(map[string][]string, len(groups))
 	for _, name := range groups {
+		c.s.groups[name] = c.members([]string{name})
 		c.canon.text(name)
-		c.canon.list(c.members([]string{name}))
+		c.canon.list(c.s.groups[name])
 	}
 	c.checkMembers(groups)
 	everyone := c.members(groups)

@@ -41,6 +41,9 @@ type Snapshot struct {
 
 	http *HTTP // nil: the policy says nothing of HTTP requests
 
+	// groups are the members of the approver groups, by name.
+	groups map[string][]string
+
 	// shown has the members of parameters that the audit may show, by the id of a
 	// rule, or scopes/NAME; nil: none are.
 	shown map[string][]string

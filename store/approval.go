@@ -138,6 +138,22 @@ type Grant struct {
 	// MaxUses is how many calls may use it, Uses how many did.
 	MaxUses int `json:"max_uses"`
 	Uses    int `json:"uses"`
+	// BreakGlass makes it one of an emergency, which has no bounds and no end but its
+	// time: From, Shape, Bounds, MaxCost and MaxUses say nothing. Nil: it is none.
+	BreakGlass *BreakGlass `json:"break_glass,omitempty"`
+}
+
+// BreakGlass is an emergency, in which a yes is not waited for.
+type BreakGlass struct {
+	// Action is a pattern of the policy language.
+	Action string `json:"action"`
+	// Reason and Ticket are whose opened it.
+	Reason string `json:"reason"`
+	Ticket string `json:"ticket"`
+	// ReviewedBy looked at it afterwards, and said Review; "": nobody did.
+	ReviewedBy string    `json:"reviewed_by,omitempty"`
+	Review     string    `json:"review,omitempty"`
+	ReviewedAt time.Time `json:"reviewed_at,omitzero"`
 }
 
 // Bound frees one member of the parameters within bounds. Members without one have
@@ -170,6 +186,10 @@ func (a *Approval) Clone() *Approval {
 	if a.Grant != nil {
 		grant := *a.Grant
 		grant.Shape, grant.Bounds = slices.Clone(grant.Shape), slices.Clone(grant.Bounds)
+		if grant.BreakGlass != nil {
+			glass := *grant.BreakGlass
+			grant.BreakGlass = &glass
+		}
 		c.Grant = &grant
 	}
 	return &c

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // lock makes this process the one that writes dir. The kernel gives it back
@@ -20,7 +21,7 @@ func lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the audit: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock(f); err != nil {
 		defer f.Close() //nolint:errcheck // Nothing was written.
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock the audit: %w", err)
@@ -35,4 +36,21 @@ func lock(dir string) (*os.File, error) {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0) // For whom is refused; without it he is not told the process.
 	}
 	return f, nil
+}
+
+// lockPatience is how long to wait for who has the lock to let go of it. A process
+// that is just being started by this one has it for a moment after it was closed.
+const lockPatience = 500 * time.Millisecond
+
+func flock(f *os.File) error {
+	tick := time.NewTicker(lockPatience / 50)
+	defer tick.Stop()
+	for range 50 {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err //nolint:wrapcheck // lock says what it is about.
+		}
+		<-tick.C
+	}
+	return syscall.EWOULDBLOCK
 }

@@ -125,6 +125,17 @@ func (a *App) swept(ctx context.Context, err error) {
 	}
 }
 
+// alarming makes what records decisions say aloud that somebody broke the glass.
+func (a *App) alarming(next pdp.Recorder) pdp.Recorder {
+	return pdp.Observe(next, func(ctx context.Context, r *pdp.Record, err error) {
+		if r.Event == nil || r.Event.Kind != pdp.ApprovalBreakGlass || r.Event.Failed || err != nil {
+			return
+		}
+		a.log.ErrorContext(ctx, "somebody broke the glass: calls of this agent wait for nobody's yes", slog.String("id", r.ApprovalID),
+			slog.String("agent", r.Agent), slog.String("by", r.Event.Actor), slog.String("why", r.Event.Why), slog.Time("until", r.ApprovalExpires))
+	})
+}
+
 // fault is what of the approvals does not work now; "" if all does.
 func (l *approvals) fault() string {
 	if l.shared != nil && l.shared.Stats().Down {

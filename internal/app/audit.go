@@ -141,7 +141,7 @@ func (r *auditing) durability(rec *pdp.Record) audit.Durability {
 		return audit.Sync
 	case r.mode == config.AuditAsync:
 		return audit.Async
-	case rec.Event != nil && (rec.Event.Kind == pdp.ApprovalUsed || rec.Event.Kind == pdp.ApprovalGrantUsed):
+	case rec.Event != nil && (rec.Event.Kind == pdp.ApprovalUsed || rec.Event.Kind == pdp.ApprovalGrantUsed || rec.Event.Kind == pdp.ApprovalBreakGlassUsed):
 		// The decision that used it is recorded next, and waits for both.
 		return audit.Async
 	case rec.Change != nil || rec.Event != nil:

@@ -88,7 +88,7 @@ func (a *App) buildDecider(ctx context.Context) error {
 		return fmt.Errorf("make the decision log: %w", err)
 	}
 	activity := pdp.NewActivity(a.deps.Now)
-	kept := activity.Recorder(a.traces.recorder(a.telling(a.audited(recorder))))
+	kept := a.alarming(activity.Recorder(a.traces.recorder(a.telling(a.audited(recorder)))))
 	if err := a.buildApprovals(ctx, kept, activity.Recent); err != nil {
 		return err
 	}

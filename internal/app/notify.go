@@ -82,6 +82,8 @@ var noticeOf = map[pdp.ApprovalEventKind]notify.Type{
 	pdp.ApprovalTakenBack: notify.Revoked,
 	pdp.ApprovalWithdrawn: notify.Cancelled,
 	pdp.ApprovalOutdated:  notify.Superseded,
+
+	pdp.ApprovalBreakGlass: notify.BreakGlass,
 }
 
 // noticeWithin bounds how long a call may wait until its event is kept.
@@ -98,7 +100,7 @@ func (a *App) telling(next pdp.Recorder) pdp.Recorder {
 		if r.Event == nil || noticeOf[r.Event.Kind] == "" {
 			return
 		}
-		if err != nil && r.Event.Kind == pdp.ApprovalOpened {
+		if r.Event.Failed || err != nil && (r.Event.Kind == pdp.ApprovalOpened || r.Event.Kind == pdp.ApprovalBreakGlass) {
 			return // The call was denied for it, and will ask anew.
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noticeWithin)

@@ -122,6 +122,14 @@ func (d *paperDesk) Cancel(_ context.Context, b *pdp.Ballot) (*pdp.ApprovalRecor
 	})
 }
 
+func (*paperDesk) BreakGlass(context.Context, *pdp.BreakGlassOrder) (*pdp.ApprovalRecord, error) {
+	return nil, pdp.ErrNotEligible
+}
+
+func (*paperDesk) ReviewBreakGlass(context.Context, *pdp.Ballot) (*pdp.ApprovalRecord, error) {
+	return nil, pdp.ErrNotEligible
+}
+
 func (d *paperDesk) Watch(ctx context.Context, f func(*pdp.ApprovalRecord) bool) error {
 	close(d.watching)
 	for {

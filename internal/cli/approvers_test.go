@@ -52,3 +52,53 @@ func TestApproverByToken(t *testing.T) {
 		t.Errorf("shown: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 }
+
+// Breaking the glass, from the command line: by who is known, listed until somebody
+// else has reviewed it.
+func TestBreakGlass(t *testing.T) {
+	t.Parallel()
+	provider := testkit.StartProvider(t)
+	dir := t.TempDir()
+	text, err := os.ReadFile(filepath.Join(revops, "policy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := strings.Replace(string(text), "approvers:\n",
+		"approvers:\n  breakglass: {members: [security-oncall@example.com, security-lead@example.com]}\n", 1)
+	testkit.WriteFile(t, filepath.Join(dir, "policy.yaml"), []byte(policy))
+	s := serveRevops(t, "--policy", dir, "--approver-oidc-issuer", provider.Issuer, "--approver-oidc-audience", "kelpie")
+	token := func(email string) string {
+		file := filepath.Join(t.TempDir(), "token")
+		testkit.WriteFile(t, file, []byte(provider.Token(t, map[string]any{"email": email})))
+		return " --token-file " + file + " --server " + s.admin
+	}
+	oncall, lead, other := token("security-oncall@example.com"), token("security-lead@example.com"), token("controller@example.com")
+	admin := " --admin-token-file " + filepath.Join(s.state, "admin.token") + " --server " + s.admin
+	do := func(line string, code int, want string) string {
+		t.Helper()
+		o := run(t, strings.Fields(line)...)
+		if o.code != code || !strings.Contains(o.stdout+o.stderr, want) {
+			t.Fatalf("%s: exit code %d, want %d with %q:\n%s%s", line, o.code, code, want, o.stdout, o.stderr)
+		}
+		return o.stdout
+	}
+	const order = "breakglass open --agent data-cleaner --reason down --ticket INC-7"
+	do("breakglass open --agent data-cleaner --reason down"+oncall, cli.ExitError, "--ticket is missing")
+	do(order+" --for 61m"+oncall, cli.ExitError, "at most 1h")
+	do(order+admin, cli.ExitError, "the admin token does not say who has it")
+	do(order+other, cli.ExitError, "not in the approver group breakglass")
+	do("breakglass list"+oncall, cli.ExitOK, "No glass is broken")
+	id := regexp.MustCompile(`apr_[0-9a-f]{32}`).FindString(do(order+" --action delete --resource salesforce/**"+oncall, cli.ExitOK, "calls of data-cleaner wait for nobody until"))
+	if o := run(t, args("check --server "+s.grpc, call("data-cleaner", "delete", "salesforce/leads/42", "10.8.0.5"))...); o.code != cli.ExitOK || !strings.Contains(o.stdout, "ALLOW  ok_breakglass") {
+		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
+	}
+	do("breakglass list"+lead, cli.ExitOK, "INC-7   afterwards  down")
+	do("approvals show "+id+lead, cli.ExitOK, "data-cleaner")
+	do("breakglass review "+id+" --reason fine"+lead, cli.ExitError, "it is not over")
+	do("approvals cancel "+id+" --yes"+lead, cli.ExitOK, "REVOKED")
+	do("breakglass list"+lead, cli.ExitOK, "due in ")
+	do("breakglass review "+id+" --reason fine"+oncall, cli.ExitError, "somebody else has to look at it")
+	do("breakglass review "+id+lead, cli.ExitError, "give --reason")
+	do("breakglass review "+id+" --reason fine"+lead, cli.ExitOK, "Reviewed by security-lead@example.com.")
+	do("breakglass list --json"+lead, cli.ExitOK, "{}")
+}

@@ -90,7 +90,7 @@ func newRoot(env *Env) *cobra.Command {
 	root.SetHelpFunc(plainHelp(root.HelpFunc()))
 	root.AddCommand(
 		newInit(env), newServe(env), newCheck(env), newExplain(env), newTest(env),
-		newLint(env), newSchema(env), newLimits(env), newApprovals(env), newAudit(env), newVersion(env),
+		newLint(env), newSchema(env), newLimits(env), newApprovals(env), newBreakGlass(env), newAudit(env), newVersion(env),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())

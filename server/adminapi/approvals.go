@@ -107,6 +107,43 @@ func (a *Approvals) Cancel(ctx context.Context, in *approvalv1.CancelRequest) (*
 	return &approvalv1.CancelResponse{Approval: approvalOf(r)}, nil
 }
 
+// BreakGlass implements approvalv1.ApprovalServiceServer.
+func (a *Approvals) BreakGlass(ctx context.Context, in *approvalv1.BreakGlassRequest) (*approvalv1.BreakGlassResponse, error) {
+	p, err := a.caller(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	if w := in.GetWithin(); w != nil && (!w.IsValid() || w.AsDuration() <= 0) {
+		return nil, status.Error(codes.InvalidArgument, "within is no duration; write one such as 15m, or leave it out")
+	}
+	r, err := a.desk.BreakGlass(ctx, &pdp.BreakGlassOrder{
+		Person: p, Agent: in.GetAgent(), Action: in.GetAction(), Resource: in.GetResource(), Within: in.GetWithin().AsDuration(),
+		Reason: in.GetReason(), Ticket: in.GetTicket(),
+	})
+	if err != nil {
+		return nil, approvalError(err)
+	}
+	return &approvalv1.BreakGlassResponse{Approval: approvalOf(r)}, nil
+}
+
+// ReviewBreakGlass implements approvalv1.ApprovalServiceServer.
+func (a *Approvals) ReviewBreakGlass(
+	ctx context.Context, in *approvalv1.ReviewBreakGlassRequest,
+) (*approvalv1.ReviewBreakGlassResponse, error) {
+	p, err := a.caller(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	if p.Local() {
+		return nil, status.Error(codes.PermissionDenied, "the admin token does not say who has it; an emergency is reviewed by who is known by a certificate or an identity provider")
+	}
+	r, err := a.desk.ReviewBreakGlass(ctx, &pdp.Ballot{ApprovalID: in.GetId(), Person: p, Reason: in.GetReason()})
+	if err != nil {
+		return nil, approvalError(err)
+	}
+	return &approvalv1.ReviewBreakGlassResponse{Approval: approvalOf(r)}, nil
+}
+
 // Watch implements approvalv1.ApprovalServiceServer.
 func (a *Approvals) Watch(in *approvalv1.WatchRequest, stream approvalv1.ApprovalService_WatchServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())

@@ -37,6 +37,12 @@ func approvalOf(r *pdp.ApprovalRecord) *approvalv1.Approval {
 	}
 	if g := r.Grant; g != nil {
 		out.Grant = &approvalv1.StandingGrant{From: text(g.From), Resource: text(g.Resource), MaxCost: g.MaxCost, MaxUses: count(g.MaxUses), Uses: count(g.Uses)}
+		if glass := g.BreakGlass; glass != nil {
+			out.Grant.BreakGlass = &approvalv1.BreakGlassState{
+				Action: text(glass.Action), Reason: text(glass.Reason), Ticket: text(glass.Ticket), ReviewedBy: text(glass.ReviewedBy), Review: text(glass.Review),
+				ReviewedAt: timestamp(glass.ReviewedAt), ReviewBy: timestamp(glass.ReviewBy),
+			}
+		}
 		for _, b := range g.Bounds {
 			out.Grant.Bounds = append(out.Grant.Bounds, &approvalv1.Bound{Name: text(b.Name), Any: b.Any, Min: b.Min, Max: b.Max})
 		}

@@ -144,7 +144,7 @@ func TestEveryAdminMethodAsksForTheToken(t *testing.T) {
 			}
 		}
 	}
-	if counted["kelpie.approval.v1.ApprovalService"] != 6 || counted["kelpie.admin.v1.AdminService"] < 3 {
+	if counted["kelpie.approval.v1.ApprovalService"] != 8 || counted["kelpie.admin.v1.AdminService"] < 3 {
 		t.Errorf("methods by service: %v", counted)
 	}
 	if len(d.ballots) != 0 {

@@ -57,6 +57,15 @@ func (d *desk) Deny(_ context.Context, b *pdp.Ballot) (*pdp.ApprovalRecord, erro
 	return d.said("deny", b)
 }
 
+func (d *desk) BreakGlass(_ context.Context, o *pdp.BreakGlassOrder) (*pdp.ApprovalRecord, error) {
+	return d.said(fmt.Sprintf("break glass for %s, %q on %q within %v, ticket %s", o.Agent, o.Action, o.Resource, o.Within, o.Ticket),
+		&pdp.Ballot{Person: o.Person, Reason: o.Reason})
+}
+
+func (d *desk) ReviewBreakGlass(_ context.Context, b *pdp.Ballot) (*pdp.ApprovalRecord, error) {
+	return d.said("review", b)
+}
+
 func (d *desk) Cancel(_ context.Context, b *pdp.Ballot) (*pdp.ApprovalRecord, error) {
 	return d.said("cancel", b)
 }
@@ -109,7 +118,7 @@ func fullRecord() pdp.ApprovalRecord {
 		},
 		Votes:    []pdp.ApprovalVote{{Voter: "lead@example.com", Yes: true, Rule: "approvals/destructive", Reason: "fine", At: at(1)}},
 		OpenedAt: at(0), ExpiresAt: at(15), EndedAt: at(2), EndedBy: "oncall@example.com", Why: "wrong lead", UsedBy: "d-2",
-		Grant: &pdp.GrantState{From: "apr_1", Resource: "leads/*", MaxCost: 2, MaxUses: 10, Uses: 3, Bounds: []pdp.GrantBound{{Name: "n", Min: new(1.5), Max: new(2.0)}, {Name: "x", Any: true}}},
+		Grant: &pdp.GrantState{From: "apr_1", Resource: "leads/*", MaxCost: 2, MaxUses: 10, Uses: 3, BreakGlass: &pdp.BreakGlassState{Action: "a", Reason: "r", Ticket: "t", ReviewedBy: "bob", Review: "fine", ReviewedAt: at(3), ReviewBy: at(4)}, Bounds: []pdp.GrantBound{{Name: "n", Min: new(1.5), Max: new(2.0)}, {Name: "x", Any: true}}},
 	}
 }
 
@@ -125,7 +134,7 @@ func fullMessage() *approvalv1.Approval {
 		Votes:    []*approvalv1.Vote{{Voter: "lead@example.com", Yes: true, Rule: "approvals/destructive", Reason: "fine", At: timestamppb.New(at(1))}},
 		OpenedAt: timestamppb.New(at(0)), ExpiresAt: timestamppb.New(at(15)), EndedAt: timestamppb.New(at(2)),
 		EndedBy: "oncall@example.com", Why: "wrong lead", UsedBy: "d-2",
-		Grant: &approvalv1.StandingGrant{From: "apr_1", Resource: "leads/*", MaxCost: 2, MaxUses: 10, Uses: 3, Bounds: []*approvalv1.Bound{{Name: "n", Min: new(1.5), Max: new(2.0)}, {Name: "x", Any: true}}},
+		Grant: &approvalv1.StandingGrant{From: "apr_1", Resource: "leads/*", MaxCost: 2, MaxUses: 10, Uses: 3, BreakGlass: &approvalv1.BreakGlassState{Action: "a", Reason: "r", Ticket: "t", ReviewedBy: "bob", Review: "fine", ReviewedAt: timestamppb.New(at(3)), ReviewBy: timestamppb.New(at(4))}, Bounds: []*approvalv1.Bound{{Name: "n", Min: new(1.5), Max: new(2.0)}, {Name: "x", Any: true}}},
 	}
 }
 

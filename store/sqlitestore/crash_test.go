@@ -118,10 +118,12 @@ func TestManyPending(t *testing.T) {
 		if err := f(); err != nil {
 			t.Fatal(what, err)
 		}
-		took[what] = time.Since(start)
+		if d := time.Since(start); took[what] == 0 || d < took[what] {
+			took[what] = d // The least: the machine may be busy.
+		}
 	}
 	var a *store.Approval
-	for range 2 { // the first warms the pages
+	for range 5 { // the first warms the pages
 		measure("by digest", func() (err error) { a, err = s.ByDigest(t.Context(), fmt.Sprint("digest", n/2)); return err })
 		measure("get", func() (err error) { a, err = s.Get(t.Context(), fmt.Sprint("id", n/2)); return err })
 		measure("swap", func() error { return s.Swap(t.Context(), a) })

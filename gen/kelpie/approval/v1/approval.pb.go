@@ -372,7 +372,9 @@ type StandingGrant struct {
 	// How many calls may use it.
 	MaxUses uint32 `protobuf:"varint,5,opt,name=max_uses,json=maxUses,proto3" json:"max_uses,omitempty"`
 	// How many did.
-	Uses          uint32 `protobuf:"varint,6,opt,name=uses,proto3" json:"uses,omitempty"`
+	Uses uint32 `protobuf:"varint,6,opt,name=uses,proto3" json:"uses,omitempty"`
+	// Not empty for an emergency, which has no bounds.
+	BreakGlass    *BreakGlassState `protobuf:"bytes,7,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -449,6 +451,113 @@ func (x *StandingGrant) GetUses() uint32 {
 	return 0
 }
 
+func (x *StandingGrant) GetBreakGlass() *BreakGlassState {
+	if x != nil {
+		return x.BreakGlass
+	}
+	return nil
+}
+
+// BreakGlassState is an emergency.
+type BreakGlassState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The actions, as a pattern of the policy language; empty: any.
+	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	// Why the glass was broken.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The ticket about it.
+	Ticket string `protobuf:"bytes,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// Who reviewed it; empty: nobody did yet.
+	ReviewedBy string `protobuf:"bytes,4,opt,name=reviewed_by,json=reviewedBy,proto3" json:"reviewed_by,omitempty"`
+	// What he found.
+	Review string `protobuf:"bytes,5,opt,name=review,proto3" json:"review,omitempty"`
+	// When.
+	ReviewedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=reviewed_at,json=reviewedAt,proto3" json:"reviewed_at,omitempty"`
+	// By when it has to be reviewed.
+	ReviewBy      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=review_by,json=reviewBy,proto3" json:"review_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassState) Reset() {
+	*x = BreakGlassState{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassState) ProtoMessage() {}
+
+func (x *BreakGlassState) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassState.ProtoReflect.Descriptor instead.
+func (*BreakGlassState) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *BreakGlassState) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *BreakGlassState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BreakGlassState) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *BreakGlassState) GetReviewedBy() string {
+	if x != nil {
+		return x.ReviewedBy
+	}
+	return ""
+}
+
+func (x *BreakGlassState) GetReview() string {
+	if x != nil {
+		return x.Review
+	}
+	return ""
+}
+
+func (x *BreakGlassState) GetReviewedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReviewedAt
+	}
+	return nil
+}
+
+func (x *BreakGlassState) GetReviewBy() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReviewBy
+	}
+	return nil
+}
+
 // Bound frees one member of the parameters.
 type Bound struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -466,7 +575,7 @@ type Bound struct {
 
 func (x *Bound) Reset() {
 	*x = Bound{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +587,7 @@ func (x *Bound) String() string {
 func (*Bound) ProtoMessage() {}
 
 func (x *Bound) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[2]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +600,7 @@ func (x *Bound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bound.ProtoReflect.Descriptor instead.
 func (*Bound) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{2}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Bound) GetName() string {
@@ -541,7 +650,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +662,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[3]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +675,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{3}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Standing) GetUses() uint32 {
@@ -619,7 +728,7 @@ type Detail struct {
 
 func (x *Detail) Reset() {
 	*x = Detail{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +740,7 @@ func (x *Detail) String() string {
 func (*Detail) ProtoMessage() {}
 
 func (x *Detail) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[4]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +753,7 @@ func (x *Detail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detail.ProtoReflect.Descriptor instead.
 func (*Detail) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{4}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Detail) GetName() string {
@@ -687,7 +796,7 @@ type Requirement struct {
 
 func (x *Requirement) Reset() {
 	*x = Requirement{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +808,7 @@ func (x *Requirement) String() string {
 func (*Requirement) ProtoMessage() {}
 
 func (x *Requirement) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[5]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +821,7 @@ func (x *Requirement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requirement.ProtoReflect.Descriptor instead.
 func (*Requirement) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{5}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Requirement) GetRule() string {
@@ -769,7 +878,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +890,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[6]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +903,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{6}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Vote) GetVoter() string {
@@ -851,7 +960,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +972,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[7]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +985,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{7}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListRequest) GetAll() bool {
@@ -928,7 +1037,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1049,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[8]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1062,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{8}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListResponse) GetApprovals() []*Approval {
@@ -981,7 +1090,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1102,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[9]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1115,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{9}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetRequest) GetId() string {
@@ -1027,7 +1136,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1148,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[10]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1161,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{10}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetResponse) GetApproval() *Approval {
@@ -1084,7 +1193,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1205,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[11]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1218,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{11}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApproveRequest) GetId() string {
@@ -1160,7 +1269,7 @@ type ApproveResponse struct {
 
 func (x *ApproveResponse) Reset() {
 	*x = ApproveResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1281,7 @@ func (x *ApproveResponse) String() string {
 func (*ApproveResponse) ProtoMessage() {}
 
 func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[12]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1294,7 @@ func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveResponse.ProtoReflect.Descriptor instead.
 func (*ApproveResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{12}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ApproveResponse) GetApproval() *Approval {
@@ -1221,7 +1330,7 @@ type DenyRequest struct {
 
 func (x *DenyRequest) Reset() {
 	*x = DenyRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1342,7 @@ func (x *DenyRequest) String() string {
 func (*DenyRequest) ProtoMessage() {}
 
 func (x *DenyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[13]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1355,7 @@ func (x *DenyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyRequest.ProtoReflect.Descriptor instead.
 func (*DenyRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{13}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DenyRequest) GetId() string {
@@ -1288,7 +1397,7 @@ type DenyResponse struct {
 
 func (x *DenyResponse) Reset() {
 	*x = DenyResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1409,7 @@ func (x *DenyResponse) String() string {
 func (*DenyResponse) ProtoMessage() {}
 
 func (x *DenyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[14]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1422,7 @@ func (x *DenyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyResponse.ProtoReflect.Descriptor instead.
 func (*DenyResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{14}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DenyResponse) GetApproval() *Approval {
@@ -1339,7 +1448,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1460,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[15]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1473,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{15}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CancelRequest) GetId() string {
@@ -1399,7 +1508,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[16]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1520,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[16]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1533,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{16}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CancelResponse) GetApproval() *Approval {
@@ -1445,7 +1554,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[17]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1566,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[17]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1579,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{17}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchRequest) GetAgent() string {
@@ -1491,7 +1600,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[18]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1612,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[18]
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,10 +1625,248 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{18}
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchResponse) GetApproval() *Approval {
+	if x != nil {
+		return x.Approval
+	}
+	return nil
+}
+
+// BreakGlassRequest says for whom the glass is broken, and why.
+type BreakGlassRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent.
+	Agent string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	// Pattern of the actions; default any.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Pattern of the resources; default any.
+	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// For how long; default 15m, at most 1h.
+	Within *durationpb.Duration `protobuf:"bytes,4,opt,name=within,proto3" json:"within,omitempty"`
+	// Why.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The ticket about it.
+	Ticket        string `protobuf:"bytes,6,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassRequest) Reset() {
+	*x = BreakGlassRequest{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassRequest) ProtoMessage() {}
+
+func (x *BreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*BreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *BreakGlassRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *BreakGlassRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *BreakGlassRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *BreakGlassRequest) GetWithin() *durationpb.Duration {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+func (x *BreakGlassRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *BreakGlassRequest) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+// BreakGlassResponse is the emergency, as an approval that is none of one call.
+type BreakGlassResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It, with its id and end.
+	Approval      *Approval `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BreakGlassResponse) Reset() {
+	*x = BreakGlassResponse{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BreakGlassResponse) ProtoMessage() {}
+
+func (x *BreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*BreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BreakGlassResponse) GetApproval() *Approval {
+	if x != nil {
+		return x.Approval
+	}
+	return nil
+}
+
+// ReviewBreakGlassRequest says what was found.
+type ReviewBreakGlassRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the emergency.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What was found.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewBreakGlassRequest) Reset() {
+	*x = ReviewBreakGlassRequest{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewBreakGlassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewBreakGlassRequest) ProtoMessage() {}
+
+func (x *ReviewBreakGlassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewBreakGlassRequest.ProtoReflect.Descriptor instead.
+func (*ReviewBreakGlassRequest) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ReviewBreakGlassRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReviewBreakGlassRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ReviewBreakGlassResponse is the emergency, reviewed.
+type ReviewBreakGlassResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It.
+	Approval      *Approval `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewBreakGlassResponse) Reset() {
+	*x = ReviewBreakGlassResponse{}
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewBreakGlassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewBreakGlassResponse) ProtoMessage() {}
+
+func (x *ReviewBreakGlassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kelpie_approval_v1_approval_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewBreakGlassResponse.ProtoReflect.Descriptor instead.
+func (*ReviewBreakGlassResponse) Descriptor() ([]byte, []int) {
+	return file_kelpie_approval_v1_approval_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ReviewBreakGlassResponse) GetApproval() *Approval {
 	if x != nil {
 		return x.Approval
 	}
@@ -1558,14 +1905,26 @@ const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\bended_by\x18\x15 \x01(\tR\aendedBy\x12\x10\n" +
 	"\x03why\x18\x16 \x01(\tR\x03why\x12\x17\n" +
 	"\aused_by\x18\x17 \x01(\tR\x06usedBy\x127\n" +
-	"\x05grant\x18\x18 \x01(\v2!.kelpie.approval.v1.StandingGrantR\x05grant\"\xbc\x01\n" +
+	"\x05grant\x18\x18 \x01(\v2!.kelpie.approval.v1.StandingGrantR\x05grant\"\x82\x02\n" +
 	"\rStandingGrant\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x19\n" +
 	"\bmax_cost\x18\x03 \x01(\x01R\amaxCost\x121\n" +
 	"\x06bounds\x18\x04 \x03(\v2\x19.kelpie.approval.v1.BoundR\x06bounds\x12\x19\n" +
 	"\bmax_uses\x18\x05 \x01(\rR\amaxUses\x12\x12\n" +
-	"\x04uses\x18\x06 \x01(\rR\x04uses\"\x89\x01\n" +
+	"\x04uses\x18\x06 \x01(\rR\x04uses\x12D\n" +
+	"\vbreak_glass\x18\a \x01(\v2#.kelpie.approval.v1.BreakGlassStateR\n" +
+	"breakGlass\"\x88\x02\n" +
+	"\x0fBreakGlassState\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06ticket\x18\x03 \x01(\tR\x06ticket\x12\x1f\n" +
+	"\vreviewed_by\x18\x04 \x01(\tR\n" +
+	"reviewedBy\x12\x16\n" +
+	"\x06review\x18\x05 \x01(\tR\x06review\x12;\n" +
+	"\vreviewed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"reviewedAt\x127\n" +
+	"\treview_by\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\breviewBy\"\x89\x01\n" +
 	"\x05Bound\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80\bR\x04name\x12\x10\n" +
@@ -1642,6 +2001,25 @@ const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x1e\n" +
 	"\x05agent\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x05agent\"I\n" +
 	"\rWatchResponse\x128\n" +
+	"\bapproval\x18\x01 \x01(\v2\x1c.kelpie.approval.v1.ApprovalR\bapproval\"\xf8\x01\n" +
+	"\x11BreakGlassRequest\x12 \n" +
+	"\x05agent\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\bR\x05agent\x12 \n" +
+	"\x06action\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x06action\x12$\n" +
+	"\bresource\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80 R\bresource\x121\n" +
+	"\x06within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06within\x12\"\n" +
+	"\x06reason\x18\x05 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x10R\x06reason\x12\"\n" +
+	"\x06ticket\x18\x06 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02R\x06ticket\"N\n" +
+	"\x12BreakGlassResponse\x128\n" +
+	"\bapproval\x18\x01 \x01(\v2\x1c.kelpie.approval.v1.ApprovalR\bapproval\"Y\n" +
+	"\x17ReviewBreakGlassRequest\x12\x1a\n" +
+	"\x02id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02R\x02id\x12\"\n" +
+	"\x06reason\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x10R\x06reason\"T\n" +
+	"\x18ReviewBreakGlassResponse\x128\n" +
 	"\bapproval\x18\x01 \x01(\v2\x1c.kelpie.approval.v1.ApprovalR\bapproval*\x95\x02\n" +
 	"\rApprovalState\x12\x1e\n" +
 	"\x1aAPPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
@@ -1652,13 +2030,16 @@ const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\x17APPROVAL_STATE_CONSUMED\x10\x05\x12\x1c\n" +
 	"\x18APPROVAL_STATE_CANCELLED\x10\x06\x12\x1d\n" +
 	"\x19APPROVAL_STATE_SUPERSEDED\x10\a\x12\x1a\n" +
-	"\x16APPROVAL_STATE_REVOKED\x10\b2\xf0\x03\n" +
+	"\x16APPROVAL_STATE_REVOKED\x10\b2\xc0\x05\n" +
 	"\x0fApprovalService\x12K\n" +
 	"\x04List\x12\x1f.kelpie.approval.v1.ListRequest\x1a .kelpie.approval.v1.ListResponse\"\x00\x12H\n" +
 	"\x03Get\x12\x1e.kelpie.approval.v1.GetRequest\x1a\x1f.kelpie.approval.v1.GetResponse\"\x00\x12T\n" +
 	"\aApprove\x12\".kelpie.approval.v1.ApproveRequest\x1a#.kelpie.approval.v1.ApproveResponse\"\x00\x12K\n" +
 	"\x04Deny\x12\x1f.kelpie.approval.v1.DenyRequest\x1a .kelpie.approval.v1.DenyResponse\"\x00\x12Q\n" +
-	"\x06Cancel\x12!.kelpie.approval.v1.CancelRequest\x1a\".kelpie.approval.v1.CancelResponse\"\x00\x12P\n" +
+	"\x06Cancel\x12!.kelpie.approval.v1.CancelRequest\x1a\".kelpie.approval.v1.CancelResponse\"\x00\x12]\n" +
+	"\n" +
+	"BreakGlass\x12%.kelpie.approval.v1.BreakGlassRequest\x1a&.kelpie.approval.v1.BreakGlassResponse\"\x00\x12o\n" +
+	"\x10ReviewBreakGlass\x12+.kelpie.approval.v1.ReviewBreakGlassRequest\x1a,.kelpie.approval.v1.ReviewBreakGlassResponse\"\x00\x12P\n" +
 	"\x05Watch\x12 .kelpie.approval.v1.WatchRequest\x1a!.kelpie.approval.v1.WatchResponse\"\x000\x01BBZ@github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1;approvalv1b\x06proto3"
 
 var (
@@ -1674,69 +2055,84 @@ func file_kelpie_approval_v1_approval_proto_rawDescGZIP() []byte {
 }
 
 var file_kelpie_approval_v1_approval_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kelpie_approval_v1_approval_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_kelpie_approval_v1_approval_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_kelpie_approval_v1_approval_proto_goTypes = []any{
-	(ApprovalState)(0),            // 0: kelpie.approval.v1.ApprovalState
-	(*Approval)(nil),              // 1: kelpie.approval.v1.Approval
-	(*StandingGrant)(nil),         // 2: kelpie.approval.v1.StandingGrant
-	(*Bound)(nil),                 // 3: kelpie.approval.v1.Bound
-	(*Standing)(nil),              // 4: kelpie.approval.v1.Standing
-	(*Detail)(nil),                // 5: kelpie.approval.v1.Detail
-	(*Requirement)(nil),           // 6: kelpie.approval.v1.Requirement
-	(*Vote)(nil),                  // 7: kelpie.approval.v1.Vote
-	(*ListRequest)(nil),           // 8: kelpie.approval.v1.ListRequest
-	(*ListResponse)(nil),          // 9: kelpie.approval.v1.ListResponse
-	(*GetRequest)(nil),            // 10: kelpie.approval.v1.GetRequest
-	(*GetResponse)(nil),           // 11: kelpie.approval.v1.GetResponse
-	(*ApproveRequest)(nil),        // 12: kelpie.approval.v1.ApproveRequest
-	(*ApproveResponse)(nil),       // 13: kelpie.approval.v1.ApproveResponse
-	(*DenyRequest)(nil),           // 14: kelpie.approval.v1.DenyRequest
-	(*DenyResponse)(nil),          // 15: kelpie.approval.v1.DenyResponse
-	(*CancelRequest)(nil),         // 16: kelpie.approval.v1.CancelRequest
-	(*CancelResponse)(nil),        // 17: kelpie.approval.v1.CancelResponse
-	(*WatchRequest)(nil),          // 18: kelpie.approval.v1.WatchRequest
-	(*WatchResponse)(nil),         // 19: kelpie.approval.v1.WatchResponse
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(ApprovalState)(0),               // 0: kelpie.approval.v1.ApprovalState
+	(*Approval)(nil),                 // 1: kelpie.approval.v1.Approval
+	(*StandingGrant)(nil),            // 2: kelpie.approval.v1.StandingGrant
+	(*BreakGlassState)(nil),          // 3: kelpie.approval.v1.BreakGlassState
+	(*Bound)(nil),                    // 4: kelpie.approval.v1.Bound
+	(*Standing)(nil),                 // 5: kelpie.approval.v1.Standing
+	(*Detail)(nil),                   // 6: kelpie.approval.v1.Detail
+	(*Requirement)(nil),              // 7: kelpie.approval.v1.Requirement
+	(*Vote)(nil),                     // 8: kelpie.approval.v1.Vote
+	(*ListRequest)(nil),              // 9: kelpie.approval.v1.ListRequest
+	(*ListResponse)(nil),             // 10: kelpie.approval.v1.ListResponse
+	(*GetRequest)(nil),               // 11: kelpie.approval.v1.GetRequest
+	(*GetResponse)(nil),              // 12: kelpie.approval.v1.GetResponse
+	(*ApproveRequest)(nil),           // 13: kelpie.approval.v1.ApproveRequest
+	(*ApproveResponse)(nil),          // 14: kelpie.approval.v1.ApproveResponse
+	(*DenyRequest)(nil),              // 15: kelpie.approval.v1.DenyRequest
+	(*DenyResponse)(nil),             // 16: kelpie.approval.v1.DenyResponse
+	(*CancelRequest)(nil),            // 17: kelpie.approval.v1.CancelRequest
+	(*CancelResponse)(nil),           // 18: kelpie.approval.v1.CancelResponse
+	(*WatchRequest)(nil),             // 19: kelpie.approval.v1.WatchRequest
+	(*WatchResponse)(nil),            // 20: kelpie.approval.v1.WatchResponse
+	(*BreakGlassRequest)(nil),        // 21: kelpie.approval.v1.BreakGlassRequest
+	(*BreakGlassResponse)(nil),       // 22: kelpie.approval.v1.BreakGlassResponse
+	(*ReviewBreakGlassRequest)(nil),  // 23: kelpie.approval.v1.ReviewBreakGlassRequest
+	(*ReviewBreakGlassResponse)(nil), // 24: kelpie.approval.v1.ReviewBreakGlassResponse
+	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 26: google.protobuf.Duration
 }
 var file_kelpie_approval_v1_approval_proto_depIdxs = []int32{
 	0,  // 0: kelpie.approval.v1.Approval.state:type_name -> kelpie.approval.v1.ApprovalState
-	5,  // 1: kelpie.approval.v1.Approval.details:type_name -> kelpie.approval.v1.Detail
-	6,  // 2: kelpie.approval.v1.Approval.requirements:type_name -> kelpie.approval.v1.Requirement
-	7,  // 3: kelpie.approval.v1.Approval.votes:type_name -> kelpie.approval.v1.Vote
-	20, // 4: kelpie.approval.v1.Approval.opened_at:type_name -> google.protobuf.Timestamp
-	20, // 5: kelpie.approval.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
-	20, // 6: kelpie.approval.v1.Approval.ended_at:type_name -> google.protobuf.Timestamp
+	6,  // 1: kelpie.approval.v1.Approval.details:type_name -> kelpie.approval.v1.Detail
+	7,  // 2: kelpie.approval.v1.Approval.requirements:type_name -> kelpie.approval.v1.Requirement
+	8,  // 3: kelpie.approval.v1.Approval.votes:type_name -> kelpie.approval.v1.Vote
+	25, // 4: kelpie.approval.v1.Approval.opened_at:type_name -> google.protobuf.Timestamp
+	25, // 5: kelpie.approval.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
+	25, // 6: kelpie.approval.v1.Approval.ended_at:type_name -> google.protobuf.Timestamp
 	2,  // 7: kelpie.approval.v1.Approval.grant:type_name -> kelpie.approval.v1.StandingGrant
-	3,  // 8: kelpie.approval.v1.StandingGrant.bounds:type_name -> kelpie.approval.v1.Bound
-	21, // 9: kelpie.approval.v1.Standing.within:type_name -> google.protobuf.Duration
-	3,  // 10: kelpie.approval.v1.Standing.bounds:type_name -> kelpie.approval.v1.Bound
-	20, // 11: kelpie.approval.v1.Vote.at:type_name -> google.protobuf.Timestamp
-	0,  // 12: kelpie.approval.v1.ListRequest.state:type_name -> kelpie.approval.v1.ApprovalState
-	1,  // 13: kelpie.approval.v1.ListResponse.approvals:type_name -> kelpie.approval.v1.Approval
-	1,  // 14: kelpie.approval.v1.GetResponse.approval:type_name -> kelpie.approval.v1.Approval
-	4,  // 15: kelpie.approval.v1.ApproveRequest.standing:type_name -> kelpie.approval.v1.Standing
-	1,  // 16: kelpie.approval.v1.ApproveResponse.approval:type_name -> kelpie.approval.v1.Approval
-	1,  // 17: kelpie.approval.v1.DenyResponse.approval:type_name -> kelpie.approval.v1.Approval
-	1,  // 18: kelpie.approval.v1.CancelResponse.approval:type_name -> kelpie.approval.v1.Approval
-	1,  // 19: kelpie.approval.v1.WatchResponse.approval:type_name -> kelpie.approval.v1.Approval
-	8,  // 20: kelpie.approval.v1.ApprovalService.List:input_type -> kelpie.approval.v1.ListRequest
-	10, // 21: kelpie.approval.v1.ApprovalService.Get:input_type -> kelpie.approval.v1.GetRequest
-	12, // 22: kelpie.approval.v1.ApprovalService.Approve:input_type -> kelpie.approval.v1.ApproveRequest
-	14, // 23: kelpie.approval.v1.ApprovalService.Deny:input_type -> kelpie.approval.v1.DenyRequest
-	16, // 24: kelpie.approval.v1.ApprovalService.Cancel:input_type -> kelpie.approval.v1.CancelRequest
-	18, // 25: kelpie.approval.v1.ApprovalService.Watch:input_type -> kelpie.approval.v1.WatchRequest
-	9,  // 26: kelpie.approval.v1.ApprovalService.List:output_type -> kelpie.approval.v1.ListResponse
-	11, // 27: kelpie.approval.v1.ApprovalService.Get:output_type -> kelpie.approval.v1.GetResponse
-	13, // 28: kelpie.approval.v1.ApprovalService.Approve:output_type -> kelpie.approval.v1.ApproveResponse
-	15, // 29: kelpie.approval.v1.ApprovalService.Deny:output_type -> kelpie.approval.v1.DenyResponse
-	17, // 30: kelpie.approval.v1.ApprovalService.Cancel:output_type -> kelpie.approval.v1.CancelResponse
-	19, // 31: kelpie.approval.v1.ApprovalService.Watch:output_type -> kelpie.approval.v1.WatchResponse
-	26, // [26:32] is the sub-list for method output_type
-	20, // [20:26] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	4,  // 8: kelpie.approval.v1.StandingGrant.bounds:type_name -> kelpie.approval.v1.Bound
+	3,  // 9: kelpie.approval.v1.StandingGrant.break_glass:type_name -> kelpie.approval.v1.BreakGlassState
+	25, // 10: kelpie.approval.v1.BreakGlassState.reviewed_at:type_name -> google.protobuf.Timestamp
+	25, // 11: kelpie.approval.v1.BreakGlassState.review_by:type_name -> google.protobuf.Timestamp
+	26, // 12: kelpie.approval.v1.Standing.within:type_name -> google.protobuf.Duration
+	4,  // 13: kelpie.approval.v1.Standing.bounds:type_name -> kelpie.approval.v1.Bound
+	25, // 14: kelpie.approval.v1.Vote.at:type_name -> google.protobuf.Timestamp
+	0,  // 15: kelpie.approval.v1.ListRequest.state:type_name -> kelpie.approval.v1.ApprovalState
+	1,  // 16: kelpie.approval.v1.ListResponse.approvals:type_name -> kelpie.approval.v1.Approval
+	1,  // 17: kelpie.approval.v1.GetResponse.approval:type_name -> kelpie.approval.v1.Approval
+	5,  // 18: kelpie.approval.v1.ApproveRequest.standing:type_name -> kelpie.approval.v1.Standing
+	1,  // 19: kelpie.approval.v1.ApproveResponse.approval:type_name -> kelpie.approval.v1.Approval
+	1,  // 20: kelpie.approval.v1.DenyResponse.approval:type_name -> kelpie.approval.v1.Approval
+	1,  // 21: kelpie.approval.v1.CancelResponse.approval:type_name -> kelpie.approval.v1.Approval
+	1,  // 22: kelpie.approval.v1.WatchResponse.approval:type_name -> kelpie.approval.v1.Approval
+	26, // 23: kelpie.approval.v1.BreakGlassRequest.within:type_name -> google.protobuf.Duration
+	1,  // 24: kelpie.approval.v1.BreakGlassResponse.approval:type_name -> kelpie.approval.v1.Approval
+	1,  // 25: kelpie.approval.v1.ReviewBreakGlassResponse.approval:type_name -> kelpie.approval.v1.Approval
+	9,  // 26: kelpie.approval.v1.ApprovalService.List:input_type -> kelpie.approval.v1.ListRequest
+	11, // 27: kelpie.approval.v1.ApprovalService.Get:input_type -> kelpie.approval.v1.GetRequest
+	13, // 28: kelpie.approval.v1.ApprovalService.Approve:input_type -> kelpie.approval.v1.ApproveRequest
+	15, // 29: kelpie.approval.v1.ApprovalService.Deny:input_type -> kelpie.approval.v1.DenyRequest
+	17, // 30: kelpie.approval.v1.ApprovalService.Cancel:input_type -> kelpie.approval.v1.CancelRequest
+	21, // 31: kelpie.approval.v1.ApprovalService.BreakGlass:input_type -> kelpie.approval.v1.BreakGlassRequest
+	23, // 32: kelpie.approval.v1.ApprovalService.ReviewBreakGlass:input_type -> kelpie.approval.v1.ReviewBreakGlassRequest
+	19, // 33: kelpie.approval.v1.ApprovalService.Watch:input_type -> kelpie.approval.v1.WatchRequest
+	10, // 34: kelpie.approval.v1.ApprovalService.List:output_type -> kelpie.approval.v1.ListResponse
+	12, // 35: kelpie.approval.v1.ApprovalService.Get:output_type -> kelpie.approval.v1.GetResponse
+	14, // 36: kelpie.approval.v1.ApprovalService.Approve:output_type -> kelpie.approval.v1.ApproveResponse
+	16, // 37: kelpie.approval.v1.ApprovalService.Deny:output_type -> kelpie.approval.v1.DenyResponse
+	18, // 38: kelpie.approval.v1.ApprovalService.Cancel:output_type -> kelpie.approval.v1.CancelResponse
+	22, // 39: kelpie.approval.v1.ApprovalService.BreakGlass:output_type -> kelpie.approval.v1.BreakGlassResponse
+	24, // 40: kelpie.approval.v1.ApprovalService.ReviewBreakGlass:output_type -> kelpie.approval.v1.ReviewBreakGlassResponse
+	20, // 41: kelpie.approval.v1.ApprovalService.Watch:output_type -> kelpie.approval.v1.WatchResponse
+	34, // [34:42] is the sub-list for method output_type
+	26, // [26:34] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_approval_v1_approval_proto_init() }
@@ -1744,14 +2140,14 @@ func file_kelpie_approval_v1_approval_proto_init() {
 	if File_kelpie_approval_v1_approval_proto != nil {
 		return
 	}
-	file_kelpie_approval_v1_approval_proto_msgTypes[2].OneofWrappers = []any{}
+	file_kelpie_approval_v1_approval_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_approval_v1_approval_proto_rawDesc), len(file_kelpie_approval_v1_approval_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

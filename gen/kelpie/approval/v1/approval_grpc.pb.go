@@ -22,12 +22,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ApprovalService_List_FullMethodName    = "/kelpie.approval.v1.ApprovalService/List"
-	ApprovalService_Get_FullMethodName     = "/kelpie.approval.v1.ApprovalService/Get"
-	ApprovalService_Approve_FullMethodName = "/kelpie.approval.v1.ApprovalService/Approve"
-	ApprovalService_Deny_FullMethodName    = "/kelpie.approval.v1.ApprovalService/Deny"
-	ApprovalService_Cancel_FullMethodName  = "/kelpie.approval.v1.ApprovalService/Cancel"
-	ApprovalService_Watch_FullMethodName   = "/kelpie.approval.v1.ApprovalService/Watch"
+	ApprovalService_List_FullMethodName             = "/kelpie.approval.v1.ApprovalService/List"
+	ApprovalService_Get_FullMethodName              = "/kelpie.approval.v1.ApprovalService/Get"
+	ApprovalService_Approve_FullMethodName          = "/kelpie.approval.v1.ApprovalService/Approve"
+	ApprovalService_Deny_FullMethodName             = "/kelpie.approval.v1.ApprovalService/Deny"
+	ApprovalService_Cancel_FullMethodName           = "/kelpie.approval.v1.ApprovalService/Cancel"
+	ApprovalService_BreakGlass_FullMethodName       = "/kelpie.approval.v1.ApprovalService/BreakGlass"
+	ApprovalService_ReviewBreakGlass_FullMethodName = "/kelpie.approval.v1.ApprovalService/ReviewBreakGlass"
+	ApprovalService_Watch_FullMethodName            = "/kelpie.approval.v1.ApprovalService/Watch"
 )
 
 // ApprovalServiceClient is the client API for ApprovalService service.
@@ -60,6 +62,11 @@ type ApprovalServiceClient interface {
 	// Cancel takes a pending approval back, and revokes one that is approved and
 	// not used yet.
 	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
+	// BreakGlass lets an agent's calls go on without a yes for a while, in an emergency. It overrides no denial. Only members
+	// of the approver group breakglass may, who are known by a certificate or an identity provider.
+	BreakGlass(ctx context.Context, in *BreakGlassRequest, opts ...grpc.CallOption) (*BreakGlassResponse, error)
+	// ReviewBreakGlass says what another member found afterwards; it is due within 24 hours.
+	ReviewBreakGlass(ctx context.Context, in *ReviewBreakGlassRequest, opts ...grpc.CallOption) (*ReviewBreakGlassResponse, error)
 	// Watch sends each approval that changes from now on, as it stands then, until
 	// the caller ends it. The newest change of each is sent always, those before
 	// it where there is time.
@@ -124,6 +131,26 @@ func (c *approvalServiceClient) Cancel(ctx context.Context, in *CancelRequest, o
 	return out, nil
 }
 
+func (c *approvalServiceClient) BreakGlass(ctx context.Context, in *BreakGlassRequest, opts ...grpc.CallOption) (*BreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BreakGlassResponse)
+	err := c.cc.Invoke(ctx, ApprovalService_BreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *approvalServiceClient) ReviewBreakGlass(ctx context.Context, in *ReviewBreakGlassRequest, opts ...grpc.CallOption) (*ReviewBreakGlassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReviewBreakGlassResponse)
+	err := c.cc.Invoke(ctx, ApprovalService_ReviewBreakGlass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *approvalServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ApprovalService_ServiceDesc.Streams[0], ApprovalService_Watch_FullMethodName, cOpts...)
@@ -173,6 +200,11 @@ type ApprovalServiceServer interface {
 	// Cancel takes a pending approval back, and revokes one that is approved and
 	// not used yet.
 	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
+	// BreakGlass lets an agent's calls go on without a yes for a while, in an emergency. It overrides no denial. Only members
+	// of the approver group breakglass may, who are known by a certificate or an identity provider.
+	BreakGlass(context.Context, *BreakGlassRequest) (*BreakGlassResponse, error)
+	// ReviewBreakGlass says what another member found afterwards; it is due within 24 hours.
+	ReviewBreakGlass(context.Context, *ReviewBreakGlassRequest) (*ReviewBreakGlassResponse, error)
 	// Watch sends each approval that changes from now on, as it stands then, until
 	// the caller ends it. The newest change of each is sent always, those before
 	// it where there is time.
@@ -201,6 +233,12 @@ func (UnimplementedApprovalServiceServer) Deny(context.Context, *DenyRequest) (*
 }
 func (UnimplementedApprovalServiceServer) Cancel(context.Context, *CancelRequest) (*CancelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
+}
+func (UnimplementedApprovalServiceServer) BreakGlass(context.Context, *BreakGlassRequest) (*BreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BreakGlass not implemented")
+}
+func (UnimplementedApprovalServiceServer) ReviewBreakGlass(context.Context, *ReviewBreakGlassRequest) (*ReviewBreakGlassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReviewBreakGlass not implemented")
 }
 func (UnimplementedApprovalServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -316,6 +354,42 @@ func _ApprovalService_Cancel_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ApprovalService_BreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApprovalServiceServer).BreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApprovalService_BreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApprovalServiceServer).BreakGlass(ctx, req.(*BreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ApprovalService_ReviewBreakGlass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReviewBreakGlassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApprovalServiceServer).ReviewBreakGlass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApprovalService_ReviewBreakGlass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApprovalServiceServer).ReviewBreakGlass(ctx, req.(*ReviewBreakGlassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ApprovalService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -353,6 +427,14 @@ var ApprovalService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Cancel",
 			Handler:    _ApprovalService_Cancel_Handler,
+		},
+		{
+			MethodName: "BreakGlass",
+			Handler:    _ApprovalService_BreakGlass_Handler,
+		},
+		{
+			MethodName: "ReviewBreakGlass",
+			Handler:    _ApprovalService_ReviewBreakGlass_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
