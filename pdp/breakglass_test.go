@@ -193,6 +193,10 @@ func TestBreakGlassThatIsNarrow(t *testing.T) {
 	o.want(t, payRent, pdp.RequireApproval, pdp.ReasonApprovalRequired)
 	o.clock.advance(time.Hour)
 	o.want(t, removeNote, pdp.RequireApproval, pdp.ReasonApprovalRequired)
+	o = newStation(t)
+	o.breaks(t, pdp.BreakGlassOrder{Person: fire, Action: "delete"})
+	o.want(t, payRent, pdp.RequireApproval, pdp.ReasonApprovalRequired)
+	o.want(t, removeNote, pdp.Allow, pdp.ReasonOKBreakglass)
 }
 
 // What cannot be recorded is not broken, and a yes that stands goes first.
