@@ -11,7 +11,7 @@ type Person struct {
 	// Name is his canonical name, which policies list as a member of approver
 	// groups. For the local admin it is the one he says he is, unverified.
 	Name string
-	// How he is known: KnownByMTLS, KnownByOIDC, or LocalAdmin for whoever has the
+	// How he is known: KnownByMTLS, KnownByOIDC, KnownBySlack, or LocalAdmin for whoever has the
 	// admin token of this machine. All local admins are one human, whatever they
 	// say. Who is known in no such way decides nothing.
 	How string
@@ -37,6 +37,9 @@ const (
 	KnownByMTLS = "mtls"
 	// KnownByOIDC: by a token of an identity provider.
 	KnownByOIDC = "oidc"
+	// KnownBySlack: by a button that a user of Slack pressed, whom the configuration
+	// names. He decides nothing of risk delete or admin.
+	KnownBySlack = "slack"
 	// LocalAdmin is how whoever has the admin token is known.
 	LocalAdmin = "local-admin"
 )

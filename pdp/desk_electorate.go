@@ -18,13 +18,15 @@ type electorate struct {
 	barred map[string]string
 	// verified says that the local admin decides nothing.
 	verified bool
+	// risk is the approval's.
+	risk string
 	// unreadable says that it is not known who is barred: nobody decides.
 	unreadable bool
 }
 
 // electorateOf finds who may decide, by the requirements in force.
 func electorateOf(a *store.Approval, inForce []policy.Requirement, verified bool) *electorate {
-	e := &electorate{complete: len(a.Requirements) > 0, barred: map[string]string{}, verified: verified}
+	e := &electorate{complete: len(a.Requirements) > 0, barred: map[string]string{}, verified: verified, risk: a.Risk}
 	for i := range a.Requirements {
 		asked := &a.Requirements[i]
 		at := slices.IndexFunc(inForce, func(r policy.Requirement) bool {
@@ -78,9 +80,13 @@ func (e *electorate) refusal(p Person) string {
 	switch p.How {
 	case LocalAdmin:
 		if e.verified {
-			return "the local admin decides nothing while approvers are known by a certificate or an identity provider; log in as one of them"
+			return "the local admin decides nothing while approvers are known by a certificate, an identity provider or Slack; decide as one of them"
 		}
 	case KnownByMTLS, KnownByOIDC:
+	case KnownBySlack:
+		if e.risk != policy.RiskRead.String() && e.risk != policy.RiskWrite.String() {
+			return fmt.Sprintf("a call of risk %s is not decided over Slack; decide it with kelpie approvals, known by a certificate or an identity provider", e.risk)
+		}
 	default:
 		return fmt.Sprintf("it is not known how %s was authenticated", p.Name)
 	}

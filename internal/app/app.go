@@ -55,6 +55,8 @@ type Addrs struct {
 	GRPC   net.Addr
 	Admin  net.Addr
 	Health net.Addr
+	// Slack is nil if nothing is decided over Slack.
+	Slack net.Addr
 }
 
 // App is one server. Make it with New, and run it once.
@@ -68,6 +70,7 @@ type App struct {
 	limits    limits
 	approvals approvals
 	notices   notices
+	slack     slackAnswers
 	traces    *traces        // nil: none
 	audit     *fileaudit.Log // nil: none
 	decision  *obs.Writer
@@ -120,7 +123,11 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (*App, error) {
 
 // Addrs tells where it listens; port 0 has become the real one.
 func (a *App) Addrs() Addrs {
-	return Addrs{GRPC: a.listeners.data.Addr(), Admin: a.listeners.admin.Addr(), Health: a.listeners.health.Addr()}
+	out := Addrs{GRPC: a.listeners.data.Addr(), Admin: a.listeners.admin.Addr(), Health: a.listeners.health.Addr()}
+	if a.slack.listener != nil {
+		out.Slack = a.slack.listener.Addr()
+	}
+	return out
 }
 
 // Reload looks at the policy directory and the TLS files now, and loads the

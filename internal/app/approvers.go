@@ -24,7 +24,7 @@ import (
 
 // verified tells whether approvers are known by more than the admin token.
 func (a *App) verified() bool {
-	return a.cfg.Approvers.ClientCA != "" || a.cfg.Approvers.OIDC.Issuer != ""
+	return a.cfg.Approvers.ClientCA != "" || a.cfg.Approvers.OIDC.Issuer != "" || a.cfg.Slack.Addr != ""
 }
 
 // buildCallers makes what knows the callers of the admin listener.
@@ -114,6 +114,6 @@ func (a *App) adminTLS() (*server.TLSKeeper, error) {
 
 // keepers are those that are set, once each.
 func (a *App) keepers() []*server.TLSKeeper {
-	all := slices.DeleteFunc([]*server.TLSKeeper{a.tls, a.tlsAdmin}, func(k *server.TLSKeeper) bool { return k == nil })
+	all := slices.DeleteFunc([]*server.TLSKeeper{a.tls, a.tlsAdmin, a.slack.tls}, func(k *server.TLSKeeper) bool { return k == nil })
 	return slices.Compact(all)
 }

@@ -32,7 +32,7 @@ import (
 // build makes the parts in the order in which they need each other.
 func (a *App) build(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.buildState, a.buildAudit, a.buildPolicy, a.buildLimits, a.buildTraces, a.buildNotices, a.buildDecider, a.buildTLS, a.buildCallers, a.buildListeners, a.buildServers,
+		a.buildState, a.buildAudit, a.buildPolicy, a.buildLimits, a.buildTraces, a.buildNotices, a.buildDecider, a.buildTLS, a.buildCallers, a.buildListeners, a.buildServers, a.buildSlack,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -238,7 +238,7 @@ func (a *App) standing() func(context.Context) (string, error) {
 // close gives back what build opened; parts that were not made are skipped.
 func (a *App) close(ctx context.Context) error {
 	var errs []error
-	for _, lis := range []interface{ Close() error }{a.listeners.data, a.listeners.admin, a.listeners.health} {
+	for _, lis := range []interface{ Close() error }{a.listeners.data, a.listeners.admin, a.listeners.health, a.slack.listener} {
 		if lis != nil {
 			errs = append(errs, lis.Close())
 		}

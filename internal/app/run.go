@@ -36,6 +36,8 @@ func (a *App) Run(ctx context.Context) error {
 	group.Go(func() error { return a.serveGRPC("grpc_addr", a.data, a.listeners.data) })
 	group.Go(func() error { return a.serveGRPC("admin_addr", a.admin, a.listeners.admin) })
 	group.Go(func() error { return a.serveHTTP(a.listeners.health) })
+	group.Go(a.slack.serve)
+	group.Go(func() error { a.slack.work(watchCtx); return nil })
 	group.Go(func() error { a.watch(watchCtx); return nil })
 	group.Go(func() error { a.tellHealth(watchCtx); return nil })
 	group.Go(func() error { a.sweep(watchCtx); return nil })
@@ -130,6 +132,7 @@ func (a *App) drain(ctx context.Context, letGo func()) error {
 	var both errgroup.Group
 	both.Go(func() error { return a.data.Drain(ctx) })
 	both.Go(func() error { return a.admin.Drain(ctx) })
+	both.Go(func() error { return a.slack.drain(ctx) })
 	err := both.Wait()
 	select {
 	case <-a.abort:

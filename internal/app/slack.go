@@ -18,9 +18,11 @@ func (a *App) slackChannel() (*slack.Channel, error) {
 	if s.Channel == "" {
 		return nil, nil
 	}
-	c, err := slack.New(slack.Config{
-		Channel: s.Channel, Token: slack.TokenFile(s.TokenFile), APIURL: s.APIURL, Look: a.slackCard,
-	})
+	cfg := slack.Config{Channel: s.Channel, Token: slack.TokenFile(s.TokenFile), APIURL: s.APIURL, Look: a.slackCard}
+	if s.Addr != "" {
+		cfg.Value = a.cardValue
+	}
+	c, err := slack.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("slack: %w", err)
 	}

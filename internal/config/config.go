@@ -350,9 +350,7 @@ func fromProto(m *configv1.Config) *Config {
 			ACR: words(m.GetApproverOidcAcr()), MaxAge: m.GetApproverOidcMaxAge().AsDuration(), CA: m.GetApproverOidcCa(),
 		}},
 		Webhooks: webhooksOf(m.GetWebhooks()),
-		Slack: Slack{
-			Channel: m.GetSlack().GetChannel(), TokenFile: m.GetSlack().GetTokenFile(), APIURL: m.GetSlack().GetApiUrl(),
-		},
+		Slack:    slackOf(m.GetSlack()),
 	}
 }
 

@@ -96,6 +96,44 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
+func TestSlackAnswers(t *testing.T) {
+	t.Parallel()
+	const posts = "slack:\n  channel: C0123456789\n  token_file: f\n"
+	const all = posts + "  addr: 127.0.0.1:7074\n  signing_secret_file: s\n  app_id: A0123456789\n  team_id: T0123456789\n"
+	load := func(yaml string) (*config.Config, error) {
+		return config.Load(config.Sources{File: file(t, "policy: p\n"+yaml)})
+	}
+	got, err := load(all + "  users:\n    U0123456789: ann@example.com\n    W0123456789: bob@example.com\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Slack{
+		Channel: "C0123456789", TokenFile: "f", Addr: "127.0.0.1:7074", SigningSecretFile: "s", AppID: "A0123456789", TeamID: "T0123456789",
+		Users: map[string]string{"U0123456789": "ann@example.com", "W0123456789": "bob@example.com"},
+	}
+	if diff := cmp.Diff(want, got.Slack); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	const users = "  users: {U0123456789: ann@example.com}\n"
+	for name, tc := range map[string]struct{ yaml, want string }{
+		"nothing but addr":     {posts + "  addr: 127.0.0.1:7074\n", "slack: signing_secret_file: is missing"},
+		"no app":               {posts + "  addr: 127.0.0.1:7074\n", `slack: app_id: "" is not the id of an app`},
+		"no team":              {posts + "  addr: 127.0.0.1:7074\n", `slack: team_id: "" is not the id of a workspace`},
+		"no users":             {all, "slack: users: is missing, so nobody may answer"},
+		"a user by name":       {all + "  users: {ann: ann@example.com}\n", `slack: users: "ann" is not the id of a user`},
+		"a user twice":         {all + "  users:\n    U0123456789: ann@example.com\n    U0123456789: bob@example.com\n", "U0123456789: is given twice"},
+		"a user who is nobody": {all + "  users: {U0123456789: ''}\n", "U0123456789: has no value"},
+		"a list of users":      {all + "  users: [U0123456789]\n", "users: line 9: is not a map of keys"},
+		"no addr":              {posts + users, "slack: addr: is missing, so no answer comes in"},
+		"addr is none":         {strings.Replace(all, "127.0.0.1:7074", "7074", 1) + users, `slack: addr: "7074" is not an address`},
+		"addr off loopback":    {strings.Replace(all, "127.0.0.1", "0.0.0.0", 1) + users, "slack: addr: 0.0.0.0:7074 is not a loopback address, and TLS is off"},
+	} {
+		if cfg, err := load(tc.yaml); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %+v, %v", name, cfg, err)
+		}
+	}
+}
+
 func TestSlack(t *testing.T) {
 	t.Parallel()
 	load := func(yaml string) (*config.Config, error) {

@@ -455,7 +455,17 @@ type Slack struct {
 	// File with the bot's token, which needs the scope chat:write; read for each card. Needed.
 	TokenFile string `protobuf:"bytes,2,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
 	// Where Slack's API is, at a loopback address. For tests. Default Slack's own.
-	ApiUrl        string `protobuf:"bytes,3,opt,name=api_url,json=apiUrl,proto3" json:"api_url,omitempty"`
+	ApiUrl string `protobuf:"bytes,3,opt,name=api_url,json=apiUrl,proto3" json:"api_url,omitempty"`
+	// Where Slack posts what people press: host:port or unix:///path. Default none: nothing is decided over Slack.
+	Addr string `protobuf:"bytes,4,opt,name=addr,proto3" json:"addr,omitempty"`
+	// File with the app's signing secret; read for each call. Needed with addr.
+	SigningSecretFile string `protobuf:"bytes,5,opt,name=signing_secret_file,json=signingSecretFile,proto3" json:"signing_secret_file,omitempty"`
+	// Id of the app, such as A0123456789. Needed with addr.
+	AppId string `protobuf:"bytes,6,opt,name=app_id,json=appId,proto3" json:"app_id,omitempty"`
+	// Id of the workspace, such as T0123456789. Needed with addr.
+	TeamId string `protobuf:"bytes,7,opt,name=team_id,json=teamId,proto3" json:"team_id,omitempty"`
+	// The canonical name of each human who may decide, by Slack user id, such as U0123456789. Needed with addr.
+	Users         map[string]string `protobuf:"bytes,8,rep,name=users,proto3" json:"users,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -509,6 +519,41 @@ func (x *Slack) GetApiUrl() string {
 		return x.ApiUrl
 	}
 	return ""
+}
+
+func (x *Slack) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *Slack) GetSigningSecretFile() string {
+	if x != nil {
+		return x.SigningSecretFile
+	}
+	return ""
+}
+
+func (x *Slack) GetAppId() string {
+	if x != nil {
+		return x.AppId
+	}
+	return ""
+}
+
+func (x *Slack) GetTeamId() string {
+	if x != nil {
+		return x.TeamId
+	}
+	return ""
+}
+
+func (x *Slack) GetUsers() map[string]string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
 }
 
 // Webhook is an endpoint that is told what happens to approvals, signed as Standard Webhooks says.
@@ -649,12 +694,21 @@ const file_kelpie_config_v1_config_proto_rawDesc = "" +
 	"\x15approver_oidc_max_age\x18' \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x9a\x9e\x012\x02\b<R\x12approverOidcMaxAge\x12(\n" +
 	"\x10approver_oidc_ca\x18( \x01(\tR\x0eapproverOidcCa\x125\n" +
 	"\bwebhooks\x182 \x03(\v2\x19.kelpie.config.v1.WebhookR\bwebhooks\x12-\n" +
-	"\x05slack\x183 \x01(\v2\x17.kelpie.config.v1.SlackR\x05slack\"Y\n" +
+	"\x05slack\x183 \x01(\v2\x17.kelpie.config.v1.SlackR\x05slack\"\xc1\x02\n" +
 	"\x05Slack\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x1d\n" +
 	"\n" +
 	"token_file\x18\x02 \x01(\tR\ttokenFile\x12\x17\n" +
-	"\aapi_url\x18\x03 \x01(\tR\x06apiUrl\"\x86\x01\n" +
+	"\aapi_url\x18\x03 \x01(\tR\x06apiUrl\x12\x12\n" +
+	"\x04addr\x18\x04 \x01(\tR\x04addr\x12.\n" +
+	"\x13signing_secret_file\x18\x05 \x01(\tR\x11signingSecretFile\x12\x15\n" +
+	"\x06app_id\x18\x06 \x01(\tR\x05appId\x12\x17\n" +
+	"\ateam_id\x18\a \x01(\tR\x06teamId\x128\n" +
+	"\x05users\x18\b \x03(\v2\".kelpie.config.v1.Slack.UsersEntryR\x05users\x1a8\n" +
+	"\n" +
+	"UsersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x86\x01\n" +
 	"\aWebhook\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12!\n" +
@@ -674,26 +728,28 @@ func file_kelpie_config_v1_config_proto_rawDescGZIP() []byte {
 	return file_kelpie_config_v1_config_proto_rawDescData
 }
 
-var file_kelpie_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_kelpie_config_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_kelpie_config_v1_config_proto_goTypes = []any{
 	(*Config)(nil),              // 0: kelpie.config.v1.Config
 	(*Slack)(nil),               // 1: kelpie.config.v1.Slack
 	(*Webhook)(nil),             // 2: kelpie.config.v1.Webhook
-	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
+	nil,                         // 3: kelpie.config.v1.Slack.UsersEntry
+	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
 }
 var file_kelpie_config_v1_config_proto_depIdxs = []int32{
-	3, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
-	3, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
-	3, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
-	3, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
-	3, // 4: kelpie.config.v1.Config.approver_oidc_max_age:type_name -> google.protobuf.Duration
+	4, // 0: kelpie.config.v1.Config.drain_delay:type_name -> google.protobuf.Duration
+	4, // 1: kelpie.config.v1.Config.drain_timeout:type_name -> google.protobuf.Duration
+	4, // 2: kelpie.config.v1.Config.redis_timeout:type_name -> google.protobuf.Duration
+	4, // 3: kelpie.config.v1.Config.audit_keep_age:type_name -> google.protobuf.Duration
+	4, // 4: kelpie.config.v1.Config.approver_oidc_max_age:type_name -> google.protobuf.Duration
 	2, // 5: kelpie.config.v1.Config.webhooks:type_name -> kelpie.config.v1.Webhook
 	1, // 6: kelpie.config.v1.Config.slack:type_name -> kelpie.config.v1.Slack
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3, // 7: kelpie.config.v1.Slack.users:type_name -> kelpie.config.v1.Slack.UsersEntry
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_kelpie_config_v1_config_proto_init() }
@@ -707,7 +763,7 @@ func file_kelpie_config_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kelpie_config_v1_config_proto_rawDesc), len(file_kelpie_config_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
