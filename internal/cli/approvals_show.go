@@ -129,6 +129,9 @@ func left(at *timestamppb.Timestamp, now time.Time) string {
 
 // lacking is what an approval still needs; "" if nothing, or if it is decided.
 func lacking(a *approvalv1.Approval) string {
+	if a.GetGrant().GetBreakGlass() != nil {
+		return "nobody: the glass is broken"
+	}
 	if g := a.GetGrant(); g != nil {
 		return fmt.Sprintf("nobody, %d of %d times", g.GetMaxUses()-min(g.GetUses(), g.GetMaxUses()), g.GetMaxUses())
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -147,6 +148,16 @@ func boundText(b *approvalv1.Bound) string {
 // grant prints what a standing grant allows.
 func (p *printer) grant(g *approvalv1.StandingGrant) {
 	if g == nil {
+		return
+	}
+	if glass := g.GetBreakGlass(); glass != nil {
+		p.printf("\n%s\n", p.paint(bold, "The glass is broken: calls of the agent need no yes"))
+		p.row("ticket", glass.GetTicket())
+		p.row("reason", glass.GetReason())
+		p.row("actions", cmp.Or(glass.GetAction(), "any"))
+		p.row("used", fmt.Sprintf("%d times", g.GetUses()))
+		p.row("review by", stampOf(glass.GetReviewBy()))
+		p.row("reviewed", strings.TrimSpace(glass.GetReviewedBy()+" "+glass.GetReview()))
 		return
 	}
 	p.printf("\n%s\n", p.paint(bold, "A standing grant: calls like the one that was approved need no yes"))

@@ -93,7 +93,8 @@ func TestBreakGlass(t *testing.T) {
 		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 	do("breakglass list"+lead, cli.ExitOK, "INC-7   afterwards  down")
-	do("approvals show "+id+lead, cli.ExitOK, "data-cleaner")
+	do("approvals show "+id+lead, cli.ExitOK, "The glass is broken: calls of the agent need no yes")
+	do("approvals list"+lead, cli.ExitOK, "nobody: the glass is broken")
 	do("breakglass review "+id+" --reason fine"+lead, cli.ExitError, "it is not over")
 	do("approvals cancel "+id+" --yes"+lead, cli.ExitOK, "REVOKED")
 	do("breakglass list"+lead, cli.ExitOK, "due in ")
