@@ -48,7 +48,7 @@ func approvalMutants() []mutant {
 		shared("approvals.go", "a yes that Redis cannot vouch for", "case k.a.Unsure && next.State != store.Pending:", "case false:"),
 		shared("link.go", "nothing is sent twice", "func (c *command) NoRetry() bool { return true }", "func (c *command) NoRetry() bool { return false }"),
 		shared("script/swap.lua", "one swap of many", "if head(raw) ~= ARGV[2] then", "if false then"),
-		shared("script/swap.lua", "what has ended stays so", "if here and i - states >= final and ARGV[6] ~= '1' then", "if false then"),
+		shared("script/swap.lua", "what was changed stays so", "if seen and tonumber(seen) > tonumber(ARGV[6]) then", "if false then"),
 		shared("script/open.lua", "one for each call", "if (redis.call('GET', KEYS[2]) or '') ~= ARGV[4] then", "if false then"),
 		shared("script/open.lua", "so many at once", "if tonumber(ARGV[9]) > 0 and", "if false and"),
 		desk("approval.go", "a batch asks in turn", "if j.together && s.cfg.Approvals != nil {", "if false {"),

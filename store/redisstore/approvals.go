@@ -19,7 +19,7 @@ var (
 	errReply  = errors.New("the answer of Redis is none of this script's; is there something between it and Kelpie?")
 	errMoved  = errors.New("the agent, digest or beginning of an approval never changes")
 	errTaken  = errors.New("there is a record of this id")
-	errWasOld = errors.New("it has ended, by the lists of those that have: somebody put an older record back")
+	errWasOld = errors.New("it was changed since it was this: somebody put an older record back")
 	errElse   = errors.New("it is the record of something else")
 )
 
@@ -263,7 +263,7 @@ func (s *Store) Swap(ctx context.Context, a *store.Approval) error {
 			return store.ErrChanged
 		case word == "gone":
 			return store.ErrNotFound
-		case word == "ended":
+		case word == "older":
 			s.raise(s.names.record(a.ID), errWasOld)
 			return store.ErrNotFound
 		case word != "epoch":
@@ -280,18 +280,15 @@ func (s *Store) replace(ctx context.Context, k *kept, next *store.Approval) (str
 		return "", unavailable(ctx, err)
 	}
 	n, before := s.names, k.a
-	final, waits, ended := "", "", ""
-	if before.State.Final() {
-		final = "1"
-	}
+	waits, ended := "", ""
 	if next.State == store.Pending {
 		waits = member(next.ExpiresAt, next.ID)
 	}
 	if next.State.Final() {
 		ended = member(next.EndedAt, next.ID)
 	}
-	keys := append([]string{n.record(next.ID), n.agent(next.Agent), n.waits(next.Agent), n.ended()}, n.states()...)
-	return s.step(ctx, swapScript, keys, k.epoch, head(k.raw), raw, next.ID, int(next.State), final,
+	keys := append([]string{n.record(next.ID), n.agent(next.Agent), n.waits(next.Agent), n.ended(), n.versions()}, n.states()...)
+	return s.step(ctx, swapScript, keys, k.epoch, head(k.raw), raw, next.ID, int(next.State), before.Version,
 		member(before.ExpiresAt, next.ID), waits, ended, n.channel())
 }
 
@@ -350,7 +347,7 @@ func (s *Store) prune(ctx context.Context, m string) (bool, error) {
 		}
 		return false, nil
 	}
-	keys := append([]string{n.record(id), n.digest(k.a.Digest), n.ended(), n.agent(k.a.Agent), n.opened(k.a.Agent)}, n.states()...)
+	keys := append([]string{n.record(id), n.digest(k.a.Digest), n.ended(), n.agent(k.a.Agent), n.opened(k.a.Agent), n.versions()}, n.states()...)
 	word, err := s.step(ctx, pruneScript, keys, head(k.raw), id, member(k.a.OpenedAt, id), m)
 	return word == "done", err
 }

@@ -183,8 +183,8 @@ func TestListsAreNotBelieved(t *testing.T) {
 	}
 }
 
-// An older record that is put back is used no second time as long as the lists are
-// left alone.
+// An older record that is put back is used no second time as long as the list of
+// versions is left alone.
 func TestOlderRecordPutBack(t *testing.T) {
 	t.Parallel()
 	r := testkit.StartRedis(t, testkit.RedisConfig{})
@@ -207,6 +207,46 @@ func TestOlderRecordPutBack(t *testing.T) {
 		}
 	}
 	if said := told.take(); len(said) != 2 || !strings.Contains(said[0], "put an older record back") {
+		t.Errorf("told %q", said)
+	}
+}
+
+// So it is with a yes that many calls may use, and that is never final in between:
+// its uses are not given back.
+func TestOlderGrantPutBack(t *testing.T) {
+	t.Parallel()
+	r := testkit.StartRedis(t, testkit.RedisConfig{})
+	var told alarms
+	s := at(r.URL())
+	s.cfg.Alarm = told.hear
+	st := s.open(t)
+	a := approved(t, st, "grant")
+	a.Grant = &store.Grant{MaxUses: 2}
+	use := func() error {
+		a, err := st.Get(t.Context(), "grant")
+		if err != nil || a.Grant.Uses == a.Grant.MaxUses {
+			return errors.Join(err, errNotUsable)
+		}
+		a.Grant.Uses++
+		return st.Swap(t.Context(), a)
+	}
+	if err := st.Swap(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	client, key := r.Client(t), s.base()+"record:grant"
+	unused := client.Get(t.Context(), key).Val()
+	for range 2 {
+		if err := use(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.Set(t.Context(), key, unused, 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := use(); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("used a third time: %v", err)
+	}
+	if said := told.take(); len(said) != 1 || !strings.Contains(said[0], "put an older record back") {
 		t.Errorf("told %q", said)
 	}
 }

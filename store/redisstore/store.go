@@ -181,6 +181,7 @@ func (n names) record(id string) string    { return string(n) + "record:" + id }
 func (n names) digest(text string) string  { return string(n) + "digest:" + text }
 func (n names) number() string             { return string(n) + "number" }
 func (n names) ended() string              { return string(n) + "ended" }
+func (n names) versions() string           { return string(n) + "versions" }
 func (n names) agent(agent string) string  { return string(n) + "agent:" + agent }
 func (n names) waits(agent string) string  { return string(n) + "pending:" + agent }
 func (n names) opened(agent string) string { return string(n) + "opened:" + agent }

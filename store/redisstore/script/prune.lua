@@ -1,5 +1,6 @@
 -- KEYS: the record, the pointer of its digest, those that have ended by their end,
--- then of its agent: all, all by their beginning; then those of each state.
+-- then of its agent: all, all by their beginning; then the versions, and those of
+-- each state.
 -- ARGV: head of what was looked at, id, its beginning and its end as members.
 if head(redis.call('GET', KEYS[1])) ~= ARGV[1] then
   return 'changed'
