@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -37,7 +38,8 @@ type StandingTerms struct {
 	Uses int
 	// Within is for how long; 0: 8 hours, at most 30 days.
 	Within time.Duration
-	// Resource is a pattern that matches the call's resource; "": this resource alone.
+	// Resource is a pattern that matches the call's resource; "": this resource alone,
+	// which must have no star in it then: the agent wrote that, and it is no pattern.
 	Resource string
 	// MaxCost bounds the cost; 0: that of the call.
 	MaxCost float64
@@ -119,7 +121,7 @@ func shapeOf(b *Binding, salt string) (*shape, error) {
 // part looks like a secret.
 func (s *shown) holdsSecret() bool {
 	return slices.ContainsFunc(s.Details, func(d shownDetail) bool {
-		return strings.HasPrefix(d.Name, parametersShown) && strings.Contains(d.Value, audit.Masked)
+		return strings.HasPrefix(d.Name, parametersShown) && (strings.Contains(d.Value, audit.Masked) || strings.Contains(d.Name, audit.Masked))
 	})
 }
 
@@ -203,8 +205,12 @@ func (v *view) grantOf(a *store.Approval, terms *StandingTerms) (*store.Approval
 		return nil, refuse("standing.within", "is out of range; write at most 720h, or leave it out for 8h")
 	case len(terms.Bounds) > maxGrantBounds:
 		return nil, refuse("standing.bounds", fmt.Sprintf("has more than %d entries", maxGrantBounds))
-	case terms.MaxCost < 0 || terms.MaxCost != terms.MaxCost:
+	case !(terms.MaxCost >= 0) || math.IsInf(terms.MaxCost, 1):
 		return nil, refuse("standing.max_cost", "is not a positive number")
+	}
+	if terms.Resource == "" && strings.Contains(a.Resource, "*") {
+		// It would be read as a pattern at each use, and be one that the agent made.
+		return nil, refuse("standing.resource", "is missing: the call's own resource has a star in it, as a pattern has; write the pattern that you mean")
 	}
 	g := &store.Grant{From: a.ID, Resource: terms.Resource, MaxCost: max(terms.MaxCost, what.Shape.Cost), MaxUses: terms.Uses}
 	if g.Resource == "" {
@@ -249,11 +255,16 @@ func boundsOf(bounds []GrantBound, of *shape) ([]store.Bound, error) {
 			return nil, &InvalidError{Field: field, Why: field + " names one member twice: " + visible(b.Name)}
 		case b.Any == (b.Min != nil || b.Max != nil):
 			return nil, &InvalidError{Field: field, Why: field + " needs any, or min or max, for each member: " + visible(b.Name)}
+		case !finite(b.Min) || !finite(b.Max):
+			return nil, &InvalidError{Field: field, Why: field + " has a min or max that is no number: " + visible(b.Name)}
 		}
 		out = append(out, store.Bound(b))
 	}
 	return out, nil
 }
+
+// finite tells whether a bound can be compared with, and be stored.
+func finite(n *float64) bool { return n == nil || !math.IsNaN(*n) && !math.IsInf(*n, 0) }
 
 // stand keeps a grant that was made, with the yes that it is by.
 func (d *Desk) stand(ctx context.Context, g *store.Approval, vote store.Vote, p Person, v *view) (*store.Approval, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -204,6 +205,12 @@ func TestStandingGrantIsRefused(t *testing.T) {
 		"for long":               {pay, controller, pdp.StandingTerms{Uses: 1, Within: 721 * time.Hour}, "at most 720h"},
 		"another resource":       {pay, controller, pdp.StandingTerms{Uses: 1, Resource: "bank/other"}, "does not match"},
 		"no pattern":             {pay, controller, pdp.StandingTerms{Uses: 1, Resource: "bank//"}, "does not match"},
+		"a star for this alone":  {with(pay, func(r *pdp.Request) { r.Resource = "bank/*" }), controller, fine, "write the pattern that you mean"},
+		"a bound that is none":   {pay, controller, pdp.StandingTerms{Uses: 1, Bounds: []pdp.GrantBound{{Name: "amount", Max: &nan}}}, "is no number"},
+		"a bound without end":    {pay, controller, pdp.StandingTerms{Uses: 1, Bounds: []pdp.GrantBound{{Name: "amount", Min: new(math.Inf(-1))}}}, "is no number"},
+		"a cost without end":     {pay, controller, pdp.StandingTerms{Uses: 1, MaxCost: math.Inf(1)}, "not a positive number"},
+		"a secret for a name":    {payOf("1,\"ghp_abcdefghijklmnopqrstuvwxyz0123456789\":1", landlord), controller, fine, "hold a secret"},
+		"one within":             {payOf("1", `{"ghp_abcdefghijklmnopqrstuvwxyz0123456789":1}`), controller, fine, "hold a secret"},
 		"no such member":         {pay, controller, pdp.StandingTerms{Uses: 1, Bounds: []pdp.GrantBound{{Name: "sum", Any: true}}}, "do not have at their top"},
 		"an inner member":        {pay, controller, pdp.StandingTerms{Uses: 1, Bounds: []pdp.GrantBound{{Name: "to.name", Any: true}}}, "do not have at their top"},
 		"twice":                  {pay, controller, pdp.StandingTerms{Uses: 1, Bounds: []pdp.GrantBound{{Name: "to", Any: true}, {Name: "to", Any: true}}}, "twice"},
@@ -225,6 +232,35 @@ func TestStandingGrantIsRefused(t *testing.T) {
 				t.Errorf("the yes counts, and its terms do not: %+v", row)
 			}
 		})
+	}
+}
+
+// An agent can ask for a resource that has a star in it. That is no pattern of
+// whoever approves it, unless he writes it as one.
+func TestStandingGrantOfAStar(t *testing.T) {
+	t.Parallel()
+	star := with(payOf("82000", landlord), func(r *pdp.Request) { r.Resource = "bank/*" })
+	other := with(star, func(r *pdp.Request) { r.Resource = "bank/gas" })
+	o := newOffice(t, 1)
+	id := o.opened(t, star)
+	terms := pdp.StandingTerms{Uses: 3}
+	if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: controller, Standing: &terms}); err == nil || terms.Made != "" {
+		t.Errorf("made %q, %v", terms.Made, err)
+	}
+	o.want(t, other, pdp.RequireApproval, pdp.ReasonApprovalRequired)
+	o = newOffice(t, 1)
+	o.stands(t, star, controller, pdp.StandingTerms{Uses: 3, Resource: "bank/*"})
+	o.want(t, other, pdp.Allow, pdp.ReasonOKGrant)
+}
+
+// What looks like a secret is kept nowhere, also where it is a member's name.
+func TestShapeKeepsNoSecret(t *testing.T) {
+	t.Parallel()
+	const secret = "ghp_abcdefghijklmnopqrstuvwxyz0123456789"
+	o := newOffice(t, 1)
+	id := o.opened(t, payOf(`1,"`+secret+`":true`, landlord))
+	if raw := string(o.store.row(id).Shown); strings.Contains(raw, secret) {
+		t.Errorf("kept: %s", raw)
 	}
 }
 

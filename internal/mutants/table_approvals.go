@@ -36,6 +36,8 @@ func approvalMutants() []mutant {
 		desk("grant.go", "a grant's members", "if at < 0 && sum != before ||", "if at < -1 && sum != before ||"),
 		desk("grant.go", "a grant's bounds", "at >= 0 && !within(&bounds[at], raw) {", "false {"),
 		desk("grant.go", "a grant's base", "now.Base != of.Base ||", "false ||"),
+		desk("grant.go", "no grant by a star of the agent's", "if terms.Resource == \"\" && strings.Contains(a.Resource, \"*\") {", "if false {"),
+		desk("grant.go", "no secret's name in a shape", "|| strings.Contains(d.Name, audit.Masked))", ")"),
 		desk("grant.go", "a grant's cost", "now.Cost > g.MaxCost ||", "false ||"),
 		desk("grant.go", "a grant's resource", "err != nil || !fits && g.Resource != ask.Binding.Resource {", "err != nil || false && fits {"),
 		desk("grant.go", "a grant's risk", "if ask.Risk != policy.RiskRead.String() && ask.Risk != policy.RiskWrite.String() {", "if false {"),
