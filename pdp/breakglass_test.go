@@ -90,6 +90,32 @@ func TestBreakGlass(t *testing.T) {
 	}
 }
 
+// Those who watch over it see how many emergencies there are.
+func TestBreakGlassIsCounted(t *testing.T) {
+	t.Parallel()
+	o := newStation(t)
+	o.opened(t, call("sweeper", "delete", "notes/9"))
+	want := func(n int) {
+		t.Helper()
+		if err := o.desk.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := o.desk.BrokenGlass(); got != n {
+			t.Errorf("%d emergencies, want %d", got, n)
+		}
+	}
+	want(0)
+	r := o.breaks(t, pdp.BreakGlassOrder{Person: fire})
+	o.breaks(t, pdp.BreakGlassOrder{Person: captain, Agent: "sweeper"})
+	want(2)
+	if _, err := o.desk.Cancel(t.Context(), &pdp.Ballot{ApprovalID: r.ID, Person: captain}); err != nil {
+		t.Error(err)
+	}
+	want(1)
+	o.clock.advance(15 * time.Minute)
+	want(0)
+}
+
 // Who may not break it, and what is not written well, opens nothing.
 func TestBreakGlassIsRefused(t *testing.T) {
 	t.Parallel()

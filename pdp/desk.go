@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/kelpie-authz/kelpie/policy"
@@ -71,10 +72,12 @@ type Timer func(d time.Duration) (fires <-chan time.Time, stop func() bool)
 
 // Desk is where calls that need a human's yes and the humans meet: it is the
 // [Approvals] of a [Service] and the [ApprovalDesk] of the admin listener. It
-// keeps nothing but in its store, so that several over one store are one desk.
+// keeps nothing that counts but in its store, so that several over one store are one desk.
 // It is safe for concurrent use.
 type Desk struct {
 	cfg DeskConfig
+	// glass is how many emergencies the last Sweep saw.
+	glass atomic.Int64
 }
 
 var (

@@ -183,14 +183,20 @@ func (d *Desk) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	glass := int64(0)
 	for after := ""; ; {
 		found, next, err := d.cfg.Store.List(ctx, store.Filter{States: openStates(), Limit: maxListed, After: after})
 		if err != nil {
 			return err
 		}
 		for _, a := range found {
-			if _, err := d.bring(ctx, a, &v, true); err != nil && !errors.Is(err, store.ErrNotFound) {
+			now, err := d.bring(ctx, a, &v, true)
+			switch {
+			case errors.Is(err, store.ErrNotFound):
+			case err != nil:
 				return err
+			case now.State == store.Approved && now.Grant != nil && now.Grant.BreakGlass != nil:
+				glass++
 			}
 		}
 		if next == "" {
@@ -198,6 +204,7 @@ func (d *Desk) Sweep(ctx context.Context) error {
 		}
 		after = next
 	}
+	d.glass.Store(glass)
 	for {
 		n, err := d.cfg.Store.Prune(ctx, v.now.Add(-d.cfg.Keep))
 		if err != nil || n == 0 {
@@ -205,6 +212,9 @@ func (d *Desk) Sweep(ctx context.Context) error {
 		}
 	}
 }
+
+// BrokenGlass is how many emergencies there were when Sweep last saw them all.
+func (d *Desk) BrokenGlass() int { return int(d.glass.Load()) }
 
 // lookAgain is how often whoever watches looks for what he was not told of.
 const lookAgain = 5 * time.Second

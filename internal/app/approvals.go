@@ -87,7 +87,9 @@ func (a *App) buildHolder() error {
 		return 0
 	}), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "kelpie_held", Help: "Calls held until their approval is decided; they are not in flight.",
-	}, func() float64 { return float64(holder.Held()) }))
+	}, func() float64 { return float64(holder.Held()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kelpie_breakglass_active", Help: "Emergencies in which an agent's calls wait for nobody's yes, over all replicas that share approvals.",
+	}, func() float64 { return float64(a.approvals.desk.BrokenGlass()) }))
 }
 
 // sweepEvery is how soon an approval that nobody asks about is seen to have lapsed.

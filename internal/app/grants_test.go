@@ -57,6 +57,9 @@ func TestStandingGrant(t *testing.T) {
 	grant := r.standing(t, r.pay(t, 500).GetApproval().GetId(), &approvalv1.Standing{Uses: 10, Bounds: []*approvalv1.Bound{{Name: "amount", Max: new(100.0)}}})
 	wantReason(t, "what was approved", r.pay(t, 500), authzv1.Reason_REASON_OK_APPROVED)
 	wantReason(t, "within", r.pay(t, 100), authzv1.Reason_REASON_OK_GRANT)
+	if _, body := r.get(t, "/metrics"); !strings.Contains(body, "\nkelpie_breakglass_active 0\n") {
+		t.Error("the metrics do not say that no glass is broken")
+	}
 	if err := r.end(t); err != nil {
 		t.Fatal(err)
 	}
