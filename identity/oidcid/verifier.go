@@ -158,11 +158,13 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 type claims struct {
 	AuthorizedParty string          `json:"azp"`
 	ClientID        string          `json:"client_id"`
+	CID             string          `json:"cid"`   // the client, where client_id is not said
+	GrantType       string          `json:"gty"`   // client-credentials: nobody logged in
+	TypeOfIdentity  string          `json:"idtyp"` // app: nobody logged in
 	Actor           json.RawMessage `json:"act"`
 	EmailVerified   any             `json:"email_verified"`
 	ACR             string          `json:"acr"`
 	AuthTime        json.Number     `json:"auth_time"`
-	NotBefore       json.Number     `json:"nbf"`
 }
 
 // Verify returns who a token is of. The error is an ErrRefused, an ErrUnavailable
@@ -224,10 +226,13 @@ func (v *Verifier) checkClaims(t *oidc.IDToken, c *claims) error {
 		return refuse(fmt.Sprintf("the log-in is older than %v; log in again", v.cfg.MaxAge))
 	case len(c.Actor) > 0 && string(c.Actor) != "null":
 		return refuse("somebody else acts by it (act): an agent decides nothing")
-	case t.Subject == "" || t.Subject == c.ClientID || (t.Subject == c.AuthorizedParty && c.AuthorizedParty != ""):
+	case t.Subject == "" || slices.Contains([]string{c.ClientID, c.AuthorizedParty, c.CID}, t.Subject):
 		return refuse("it is a machine's: its subject is the client itself")
-	case len(t.Audience) > 1 && c.AuthorizedParty != "" && c.AuthorizedParty != v.cfg.Audience && !slices.Contains(t.Audience, c.AuthorizedParty):
-		return refuse("it was made for another party (azp)")
+	case c.GrantType == "client-credentials" || c.TypeOfIdentity == "app":
+		return refuse("it is a machine's: nobody logged in for it (gty, idtyp)")
+	case len(t.Audience) > 1 && c.AuthorizedParty != v.cfg.Audience:
+		// Who asked for it may be any of the audiences, so an agent's client too.
+		return refuse("it was made for another party (azp); have the provider make one for " + v.cfg.Audience + " alone")
 	case len(v.cfg.ACR) > 0 && !slices.Contains(v.cfg.ACR, c.ACR):
 		return refuse("the log-in was not strong enough (acr); it has to be " + strings.Join(v.cfg.ACR, " or "))
 	}

@@ -18,9 +18,11 @@ func approvalMutants() []mutant {
 	return []mutant{
 		known("identity/oidcid/verifier.go", "the audience", "ClientID: cfg.Audience, SupportedSigningAlgs", "SkipClientIDCheck: true, SupportedSigningAlgs", "./identity/oidcid", "Refused"),
 		known("identity/oidcid/verifier.go", "a verified email", "case v.cfg.NameClaim == emailClaim && c.EmailVerified != true", "case false && c.EmailVerified != true", "./identity/oidcid", "Refused"),
-		known("identity/oidcid/verifier.go", "no machine", "case t.Subject == \"\" || t.Subject == c.ClientID", "case t.Subject == \"\" || false && t.Subject == c.ClientID", "./identity/oidcid", "Refused"),
+		known("identity/oidcid/verifier.go", "no machine", "|| slices.Contains([]string{c.ClientID, c.AuthorizedParty, c.CID}, t.Subject):", "|| false:", "./identity/oidcid", "Refused"),
 		known("identity/oidcid/verifier.go", "nobody acts by it", "case len(c.Actor) > 0 &&", "case false &&", "./identity/oidcid", "Refused"),
 		known("identity/oidcid/verifier.go", "the age of a log-in", "case now.Sub(since) >= v.cfg.MaxAge:", "case false:", "./identity/oidcid", "Refused"),
+		known("identity/oidcid/verifier.go", "whose of several audiences", "case len(t.Audience) > 1 && c.AuthorizedParty != v.cfg.Audience:", "case false:", "./identity/oidcid", "Refused"),
+		known("identity/oidcid/verifier.go", "nobody logged in", "case c.GrantType == \"client-credentials\" || c.TypeOfIdentity == \"app\":", "case false:", "./identity/oidcid", "Refused"),
 		known("server/callers.go", "approvals alone", "if !slices.Contains(c.Humans, service) {", "if slices.Contains(c.Humans, \"no service\"+service) {", "./internal/app", "RouteKnows"),
 		known("server/callers.go", "an approver of the policy", "if !c.Approver(p) {", "if false {", "./internal/app", "GroupThat"),
 		known("server/callers.go", "one email", "case len(emails) == 1:", "case len(emails) >= 1:", "./internal/app", "ApproversAreKnown"),
