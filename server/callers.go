@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -39,6 +40,8 @@ type Callers struct {
 	// Refused is told of each call that is refused, and how its caller wanted to be
 	// known: none, token, mtls or oidc. Nil: nobody is told.
 	Refused func(how string, err error)
+	// Now is the clock that certificates have to be good by. Nil: time.Now.
+	Now func() time.Time
 }
 
 type callerKey struct{}
@@ -64,12 +67,27 @@ func (c *Callers) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 	if err != nil {
 		return err
 	}
-	return next(srv, callerStream{ServerStream: stream, ctx: ctx})
+	return next(srv, callerStream{ServerStream: stream, ctx: ctx, still: func() error {
+		if p, _ := Caller(ctx); !p.Local() {
+			return c.permit(p, info.FullMethod)
+		}
+		return nil
+	}})
 }
 
 type callerStream struct {
 	grpc.ServerStream
 	ctx context.Context
+	// still says why the caller may see no more.
+	still func() error
+}
+
+// SendMsg implements grpc.ServerStream.
+func (s callerStream) SendMsg(m any) error {
+	if err := s.still(); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m) //nolint:wrapcheck // It is grpc's own.
 }
 
 // Context implements grpc.ServerStream.
@@ -106,8 +124,8 @@ func (c *Callers) identify(ctx context.Context) (p pdp.Person, how string, err e
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) == 0 && c.Certificates {
-		if cert := clientCertificate(ctx); cert != nil {
-			name, err := humanOf(cert)
+		if chain := clientChain(ctx); chain != nil {
+			name, err := c.humanOf(chain)
 			if err != nil {
 				return p, pdp.KnownByMTLS, status.Error(codes.Unauthenticated, err.Error())
 			}
@@ -145,9 +163,9 @@ func (c *Callers) waysIn(err error) error {
 		"as `authorization: Bearer TOKEN`; administrators show the token in the server's state directory, "+AdminTokenFile)
 }
 
-// clientCertificate is the one that the connection's TLS has verified; nil if
-// there is none.
-func clientCertificate(ctx context.Context) *x509.Certificate {
+// clientChain is the certificate that the connection's TLS has verified, with those
+// of who vouches for it; nil if there is none.
+func clientChain(ctx context.Context) []*x509.Certificate {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return nil
@@ -160,13 +178,21 @@ func clientCertificate(ctx context.Context) *x509.Certificate {
 	if !ok || len(t.State.VerifiedChains) == 0 {
 		return nil
 	}
-	return t.State.VerifiedChains[0][0]
+	return t.State.VerifiedChains[0]
 }
 
 // humanOf is who a certificate names: its one email, else its one URI (RFC 5280,
-// section 4.2.1.6). The common name is not looked at: nothing says what it is.
-func humanOf(cert *x509.Certificate) (string, error) {
-	switch emails, uris := cert.EmailAddresses, cert.URIs; {
+// section 4.2.1.6). The common name is not looked at: nothing says what it is. TLS
+// looked at its end when the connection was made, which can be long ago.
+func (c *Callers) humanOf(chain []*x509.Certificate) (string, error) {
+	now := time.Now
+	if c.Now != nil {
+		now = c.Now
+	}
+	if slices.ContainsFunc(chain, func(cert *x509.Certificate) bool { return now().After(cert.NotAfter) }) {
+		return "", errors.New("the certificate has expired, or that of its authority; connect anew with one that is good")
+	}
+	switch emails, uris := chain[0].EmailAddresses, chain[0].URIs; {
 	case len(emails) == 1:
 		return emails[0], nil
 	case len(emails) == 0 && len(uris) == 1:

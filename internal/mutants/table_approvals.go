@@ -23,6 +23,8 @@ func approvalMutants() []mutant {
 		known("identity/oidcid/verifier.go", "the age of a log-in", "case now.Sub(since) >= v.cfg.MaxAge:", "case false:", "./identity/oidcid", "Refused"),
 		known("identity/oidcid/verifier.go", "whose of several audiences", "case len(t.Audience) > 1 && c.AuthorizedParty != v.cfg.Audience:", "case false:", "./identity/oidcid", "Refused"),
 		known("identity/oidcid/verifier.go", "nobody logged in", "case c.GrantType == \"client-credentials\" || c.TypeOfIdentity == \"app\":", "case false:", "./identity/oidcid", "Refused"),
+		known("server/callers.go", "the end of a certificate", "return now().After(cert.NotAfter) })", "return false && now().After(cert.NotAfter) })", "./server", "CertificateEnds"),
+		known("server/callers.go", "the end of a stream", "if err := s.still(); err != nil {", "if err := s.still(); false {", "./server", "StreamOfWho"),
 		known("server/callers.go", "approvals alone", "if !slices.Contains(c.Humans, service) {", "if slices.Contains(c.Humans, \"no service\"+service) {", "./internal/app", "RouteKnows"),
 		known("server/callers.go", "an approver of the policy", "if !c.Approver(p) {", "if false {", "./internal/app", "GroupThat"),
 		known("server/callers.go", "one email", "case len(emails) == 1:", "case len(emails) >= 1:", "./internal/app", "ApproversAreKnown"),
