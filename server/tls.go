@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -117,3 +118,44 @@ func (k *TLSKeeper) Config() *tls.Config {
 
 // Files are the files it reads, for whoever watches them.
 func (k *TLSKeeper) Files() []string { return k.files.paths() }
+
+// Apart says why two files of authorities are not apart: one of the one is, or
+// vouches for, one of the other, so that a certificate could pass where those of the
+// other file are asked for.
+func Apart(one, other string) error {
+	a, err := authorities(one)
+	if err != nil {
+		return err
+	}
+	b, err := authorities(other)
+	if err != nil {
+		return err
+	}
+	for _, x := range a {
+		for _, y := range b {
+			if bytes.Equal(x.RawSubjectPublicKeyInfo, y.RawSubjectPublicKeyInfo) || x.CheckSignatureFrom(y) == nil || y.CheckSignatureFrom(x) == nil {
+				return fmt.Errorf("%q of %s and %q of %s are one authority, or one vouches for the other", x.Subject, one, y.Subject, other)
+			}
+		}
+	}
+	return nil
+}
+
+// authorities are the certificates of a PEM file.
+func authorities(path string) (all []*x509.Certificate, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read TLS files: %w", err)
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			continue // A pool leaves it out too.
+		}
+		all = append(all, cert)
+	}
+	return all, nil
+}

@@ -105,11 +105,25 @@ func (a *App) adminTLS() (*server.TLSKeeper, error) {
 	if a.cfg.Approvers.ClientCA == "" || a.tls == nil {
 		return a.tls, nil
 	}
+	if err := a.authoritiesApart(); err != nil {
+		return nil, err
+	}
 	keeper, err := server.NewTLSKeeper(server.TLSFiles{Cert: a.cfg.TLSCert, Key: a.cfg.TLSKey, ClientCA: a.cfg.Approvers.ClientCA, Optional: true})
 	if err != nil {
 		return nil, fmt.Errorf("approver_client_ca: %w", err)
 	}
 	return keeper, nil
+}
+
+// authoritiesApart says why a gateway could pass for an approver, or the other way round.
+func (a *App) authoritiesApart() error {
+	if a.cfg.ClientCA == "" || a.cfg.Approvers.ClientCA == "" {
+		return nil
+	}
+	if err := server.Apart(a.cfg.Approvers.ClientCA, a.cfg.ClientCA); err != nil {
+		return fmt.Errorf("approver_client_ca: %w; give approvers an authority of their own", err)
+	}
+	return nil
 }
 
 // keepers are those that are set, once each.

@@ -17,6 +17,7 @@ import (
 	adminv1 "github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1"
 	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
+	"github.com/kelpie-authz/kelpie/internal/app"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/testkit"
 )
@@ -45,6 +46,8 @@ type office struct {
 	approvers *testkit.CA
 	gateways  *testkit.CA
 	policy    string
+	// approversFile is the file of the approvers' authority.
+	approversFile string
 }
 
 func startOffice(t *testing.T) *office {
@@ -53,6 +56,7 @@ func startOffice(t *testing.T) *office {
 		provider: testkit.StartProvider(t), server: testkit.NewCA(t), approvers: testkit.NewCA(t), gateways: testkit.NewCA(t), policy: policyDir(t, twoPolicy),
 	}
 	dir := t.TempDir()
+	o.approversFile = filepath.Join(dir, "approvers.pem")
 	ca := func(name string, ca *testkit.CA) string {
 		path := filepath.Join(dir, name)
 		testkit.WriteFile(t, path, ca.PEM)
@@ -226,5 +230,47 @@ func TestEveryAdminRouteKnowsItsCallers(t *testing.T) {
 	}
 	if strings.Contains(o.stderr.String(), "eyJ") || strings.Contains(o.stderr.String(), admin) {
 		t.Error("a token was logged")
+	}
+}
+
+// An authority that gateways have certificates of makes no approvers: neither as
+// it is, nor as one that it vouches for. Where the files come to say so, those in force stay.
+func TestAuthoritiesAreApart(t *testing.T) {
+	t.Parallel()
+	gateways, approvers := testkit.NewCA(t), testkit.NewCA(t)
+	both := append(slices.Clone(approvers.PEM), gateways.PEM...)
+	for name, tc := range map[string]struct{ gateways, approvers []byte }{
+		"one for both":                  {gateways.PEM, gateways.PEM},
+		"one of several":                {gateways.PEM, both},
+		"approvers' under gateways'":    {gateways.PEM, gateways.Under(t).PEM},
+		"gateways' under approvers'":    {approvers.Under(t).PEM, approvers.PEM},
+		"approvers' under one of them":  {both, approvers.Under(t).PEM},
+		"one key with two certificates": {gateways.PEM, gateways.Again(t).PEM},
+	} {
+		cfg, dir := config.Default(), t.TempDir()
+		cfg.GRPCAddr, cfg.AdminAddr, cfg.HealthAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+		cfg.State, cfg.Policy = filepath.Join(dir, "state"), policyDir(t, twoPolicy)
+		cfg.TLSCert, cfg.TLSKey = approvers.Issue(t, testkit.Leaf{Name: "kelpie", IPs: here}).Write(t, dir)
+		cfg.ClientCA, cfg.Approvers.ClientCA = filepath.Join(dir, "gateways.pem"), filepath.Join(dir, "approvers.pem")
+		testkit.WriteFile(t, cfg.ClientCA, tc.gateways)
+		testkit.WriteFile(t, cfg.Approvers.ClientCA, tc.approvers)
+		_, err := app.New(t.Context(), cfg, app.Deps{Stdout: &testkit.Buffer{}, Stderr: &testkit.Buffer{}, Embedded: true})
+		if err == nil || !strings.Contains(err.Error(), "approver_client_ca: ") || !strings.Contains(err.Error(), "of their own") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o := startOffice(t)
+	oncall := testkit.Leaf{Emails: []string{"security-oncall@example.com"}}
+	testkit.WriteFile(t, o.approversFile, o.gateways.PEM)
+	if err := o.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "approver_client_ca: ") {
+		t.Errorf("reload: %v", err)
+	}
+	ctx, desk := o.deskOf(t, o.gateways, oncall, "")
+	if _, err := desk.List(ctx, &approvalv1.ListRequest{}); status.Code(err) != codes.Unavailable {
+		t.Errorf("a gateway's certificate after that: %v", err)
+	}
+	ctx, desk = o.deskOf(t, o.approvers, oncall, "")
+	if _, err := desk.List(ctx, &approvalv1.ListRequest{}); err != nil {
+		t.Errorf("an approver's certificate after that: %v", err)
 	}
 }

@@ -190,9 +190,13 @@ func folders(files []string) []string {
 }
 
 func (a *App) reloadTLS() error {
-	var errs []error
+	errs := []error{a.authoritiesApart()}
+	keepers := a.keepers()
+	if errs[0] != nil {
+		keepers = nil
+	}
 	changed := false
-	for _, k := range a.keepers() {
+	for _, k := range keepers {
 		one, err := k.Reload()
 		changed, errs = changed || one, append(errs, err)
 	}

@@ -25,6 +25,7 @@ func approvalMutants() []mutant {
 		known("identity/oidcid/verifier.go", "nobody logged in", "case c.GrantType == \"client-credentials\" || c.TypeOfIdentity == \"app\":", "case false:", "./identity/oidcid", "Refused"),
 		known("server/callers.go", "the end of a certificate", "return now().After(cert.NotAfter) })", "return false && now().After(cert.NotAfter) })", "./server", "CertificateEnds"),
 		known("server/callers.go", "the end of a stream", "if err := s.still(); err != nil {", "if err := s.still(); false {", "./server", "StreamOfWho"),
+		known("internal/app/approvers.go", "authorities apart", "if err := server.Apart(a.cfg.Approvers.ClientCA, a.cfg.ClientCA); err != nil {", "if err := server.Apart(a.cfg.Approvers.ClientCA, a.cfg.ClientCA); false {", "./internal/app", "AuthoritiesAre"),
 		known("server/callers.go", "approvals alone", "if !slices.Contains(c.Humans, service) {", "if slices.Contains(c.Humans, \"no service\"+service) {", "./internal/app", "RouteKnows"),
 		known("server/callers.go", "an approver of the policy", "if !c.Approver(p) {", "if false {", "./internal/app", "GroupThat"),
 		known("server/callers.go", "one email", "case len(emails) == 1:", "case len(emails) >= 1:", "./internal/app", "ApproversAreKnown"),

@@ -52,13 +52,38 @@ type Pair struct {
 // NewCA makes an authority.
 func NewCA(tb testing.TB) *CA {
 	tb.Helper()
-	key := newKey(tb)
+	return authority(tb, newKey(tb), nil)
+}
+
+// Under makes an authority that this one vouches for.
+func (ca *CA) Under(tb testing.TB) *CA {
+	tb.Helper()
+	return authority(tb, newKey(tb), ca)
+}
+
+// Again is the same authority, key and name, by another certificate.
+func (ca *CA) Again(tb testing.TB) *CA {
+	tb.Helper()
+	return authority(tb, ca.key, nil)
+}
+
+// authority makes one with a key, that above vouches for; nil: itself.
+func authority(tb testing.TB, key *ecdsa.PrivateKey, above *CA) *CA {
+	tb.Helper()
+	name := "test authority"
+	if above != nil {
+		name += " under another"
+	}
 	template := &x509.Certificate{
-		SerialNumber: newSerial(tb), Subject: pkix.Name{CommonName: "test authority"},
+		SerialNumber: newSerial(tb), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	parent, by := template, key
+	if above != nil {
+		parent, by = above.cert, above.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
 	if err != nil {
 		tb.Fatal(err)
 	}
