@@ -18,6 +18,9 @@ const (
 	journalRest = time.Second
 	// pruneEvery is how often marks that are over are removed.
 	pruneEvery = time.Hour
+	// pruneAfter is for how long a mark that is over is kept, in ticks: a clock may be
+	// set back while no process runs.
+	pruneAfter = int64(24 * 3600 * ticksPerSecond)
 	keptShards = 64
 )
 
@@ -29,7 +32,8 @@ const (
 // Never is more admitted than the quota, over all lives of the process.
 //
 // While the journal cannot be written, calls with a quota are an
-// [ErrUnavailable], and take nothing. Other kinds of limit are not kept: what
+// [ErrUnavailable], and take nothing. A clock that is set back, by less than a day
+// while no process runs, begins no unit anew. Other kinds of limit are not kept: what
 // they count is over sooner.
 type Kept struct {
 	*Memory
@@ -40,6 +44,10 @@ type Kept struct {
 
 	// gate is held to write by what must see no charge of a quota under way.
 	gate sync.RWMutex
+
+	// disk is held, by having put something in, to write to the journal and note what
+	// it has: both happen in one order.
+	disk chan struct{}
 
 	mu       sync.Mutex
 	waiting  *keptBatch // is written next
@@ -66,11 +74,11 @@ var _ Limiter = (*Kept)(nil)
 // NewKept takes over what the journal has into m, which is fresh. From then on
 // both belong to it; Close closes them.
 func NewKept(ctx context.Context, m *Memory, j Journal) (*Kept, error) {
-	k := &Kept{Memory: m, journal: j, seed: maphash.MakeSeed(), waiting: newKeptBatch(), prunedAt: m.clock()}
+	k := &Kept{Memory: m, journal: j, seed: maphash.MakeSeed(), disk: make(chan struct{}, 1), waiting: newKeptBatch(), prunedAt: m.clock()}
 	for i := range k.shards {
 		k.shards[i].marks = map[string][]QuotaMark{}
 	}
-	if err := j.Prune(ctx, m.now().wall); err != nil {
+	if err := j.Prune(ctx, m.now().wall-pruneAfter); err != nil {
 		return nil, fmt.Errorf("forget quotas that are over: %w", err)
 	}
 	err := j.Load(ctx, func(mark QuotaMark) error {
@@ -142,7 +150,9 @@ func hasQuota(calls []Call) bool {
 	return false
 }
 
-// Debit implements [Limiter]. What is debited is told to the journal first.
+// Debit implements [Limiter]. What is debited is told to the journal first. Where
+// other calls have used that up meanwhile it is told again; an error then empties
+// r, since the debit is made, and whoever charges the bucket next tells of it.
 func (k *Kept) Debit(ctx context.Context, r *Receipt) error {
 	if err := r.Check(); err != nil {
 		return err
@@ -158,7 +168,18 @@ func (k *Kept) Debit(ctx context.Context, r *Receipt) error {
 			return err
 		}
 	}
-	return k.Memory.Debit(ctx, r)
+	debited := slices.Clone(r.Taken)
+	if err := k.Memory.Debit(ctx, r); err != nil {
+		return err
+	}
+	lacking = nil
+	for i := range debited {
+		lacking = k.lacking(lacking, &debited[i], 0)
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	return k.keep(ctx, lacking)
 }
 
 // lacking adds the marks that the journal lacks before a charge may stand, or
@@ -224,106 +245,6 @@ func (k *Kept) keep(ctx context.Context, marks []QuotaMark) error {
 	}
 }
 
-// write writes what waits until nothing does: who comes while the disk is busy
-// shares the next write.
-func (k *Kept) write() {
-	for {
-		k.mu.Lock()
-		b := k.waiting
-		if len(b.marks) == 0 {
-			k.writing = false
-			k.mu.Unlock()
-			return
-		}
-		k.waiting = newKeptBatch()
-		k.mu.Unlock()
-		b.err = k.store(b.marks)
-		k.mu.Lock()
-		if k.fault = b.err; b.err != nil {
-			k.failedAt = k.clock()
-		}
-		k.mu.Unlock()
-		close(b.done)
-	}
-}
-
-// store puts marks into the journal, and notes that they are there.
-func (k *Kept) store(marks []QuotaMark) error {
-	marks = newest(marks)
-	if err := k.journal.Write(context.Background(), marks); err != nil {
-		return fmt.Errorf("%w: what quotas have used cannot be written: %w", ErrUnavailable, err)
-	}
-	for i := range marks {
-		k.shard(marks[i].Key).note(marks[i])
-	}
-	if now := k.clock(); now.Sub(k.prunedAt) >= pruneEvery {
-		k.prunedAt = now
-		k.prune()
-	}
-	return nil
-}
-
-// newest leaves one mark for each place: the latest unit, the most that is used.
-func newest(marks []QuotaMark) []QuotaMark {
-	type place struct {
-		key, zone string
-		calendar  Calendar
-	}
-	if len(marks) == 1 {
-		return marks
-	}
-	at := make(map[place]int, len(marks))
-	kept := marks[:0]
-	for _, mark := range marks {
-		p := place{string(mark.Key), mark.Zone, mark.Calendar}
-		i, ok := at[p]
-		switch {
-		case !ok:
-			at[p] = len(kept)
-			kept = append(kept, mark)
-		case mark.Start > kept[i].Start, mark.Start == kept[i].Start && mark.Used > kept[i].Used:
-			kept[i] = mark
-		}
-	}
-	return kept
-}
-
-func (s *keptShard) note(mark QuotaMark) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := s.marks[string(mark.Key)]
-	for i := range list {
-		if list[i].Calendar == mark.Calendar && list[i].Zone == mark.Zone {
-			list[i] = mark
-			return
-		}
-	}
-	s.marks[string(mark.Key)] = append(list, mark)
-}
-
-// prune forgets the marks that are over. A journal that cannot be pruned only
-// grows until it can.
-func (k *Kept) prune() {
-	now := k.now().wall
-	_ = k.journal.Prune(context.Background(), now)
-	for i := range k.shards {
-		s := &k.shards[i]
-		s.mu.Lock()
-		for key, marks := range s.marks {
-			left := marks[:0]
-			for _, mark := range marks {
-				if mark.End > now {
-					left = append(left, mark)
-				}
-			}
-			if s.marks[key] = left; len(left) == 0 {
-				delete(s.marks, key)
-			}
-		}
-		s.mu.Unlock()
-	}
-}
-
 // Forget implements [Inspector]. What is forgotten here is forgotten by the
 // journal too, or there is an error.
 func (k *Kept) Forget(ctx context.Context, slot, rest []byte) (int, error) {
@@ -337,40 +258,6 @@ func (k *Kept) Forget(ctx context.Context, slot, rest []byte) (int, error) {
 		return n, fmt.Errorf("%w: what was forgotten comes back at the next start: %w", ErrUnavailable, err)
 	}
 	return n, nil
-}
-
-// settle makes the journal say what was used, and nothing ahead. The gate is held.
-func (k *Kept) settle(ctx context.Context) error {
-	var marks []QuotaMark
-	for i := range k.shards {
-		s := &k.shards[i]
-		s.mu.Lock()
-		for key, list := range s.marks {
-			for _, mark := range list {
-				used := Units(0)
-				k.quotaMarks([]byte(key), func(q *quotaState) {
-					if q.unit == mark.Calendar && q.loc.String() == mark.Zone && q.start == mark.Start {
-						used = q.used
-					}
-				})
-				if used != mark.Used {
-					mark.Used = used
-					marks = append(marks, mark)
-				}
-			}
-		}
-		s.mu.Unlock()
-	}
-	if len(marks) == 0 {
-		return nil
-	}
-	if err := k.journal.Write(ctx, marks); err != nil {
-		return err
-	}
-	for _, mark := range marks {
-		k.shard(mark.Key).note(mark)
-	}
-	return nil
 }
 
 // Close implements [Limiter]. The error says that a part of what quotas have
