@@ -35,6 +35,7 @@ func TestServeWithRedis(t *testing.T) {
 	binary := filepath.Join(dir, "kelpie")
 	t.Run("two_replicas", func(t *testing.T) { t.Parallel(); serveTwo(t, binary) })
 	t.Run("a_replica_dies", func(t *testing.T) { t.Parallel(); serveDying(t, binary) })
+	t.Run("approvals", func(t *testing.T) { t.Parallel(); serveApprovals(t, binary) })
 	t.Run("refuses_to_start", func(t *testing.T) { t.Parallel(); serveRefused(t, binary) })
 }
 
