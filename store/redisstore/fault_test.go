@@ -280,3 +280,40 @@ func TestManyPending(t *testing.T) {
 		}
 	}
 }
+
+// Each call that needs a yes asks what its agent may use; what the agent asked for
+// in the last month is not read for it.
+func TestListOfOneAgent(t *testing.T) {
+	t.Parallel()
+	n := 3_000
+	if full() {
+		n = 20_000 // about what 30 an hour come to in a month
+	}
+	r := testkit.StartRedis(t, testkit.RedisConfig{})
+	st := at(r.URL()).open(t)
+	now := time.Now()
+	redisstore.Fill(t, st, n, func(i int) *store.Approval {
+		a := &store.Approval{
+			ID: fmt.Sprint("id", i), Digest: fmt.Sprint("digest", i), State: store.Consumed, Version: 1, Agent: "busy",
+			OpenedAt: now.Add(time.Duration(i)), ExpiresAt: now.Add(time.Hour), EndedAt: now,
+		}
+		if i < 2 { // the oldest
+			a.State, a.UseBy = store.Approved, now.Add(time.Hour)
+		}
+		return a
+	})
+	reads := func() (calls int) {
+		_, _ = fmt.Sscanf(r.Info(t, "cmdstat_get"), "calls=%d,", &calls)
+		return calls
+	}
+	before, begun := reads(), time.Now()
+	list, next, err := st.List(t.Context(), store.Filter{Agent: "busy", States: []store.State{store.Approved}, Limit: 1000})
+	took := time.Since(begun)
+	if err != nil || next != "" || len(list) != 2 {
+		t.Fatalf("%d listed, next %q, %v", len(list), next, err)
+	}
+	t.Logf("of %d: %v, %d records read", n, took, reads()-before)
+	if got := reads() - before; got != 2 {
+		t.Errorf("%d records were read for 2", got)
+	}
+}

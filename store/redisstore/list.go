@@ -55,7 +55,8 @@ func (s *Store) List(ctx context.Context, f store.Filter) ([]*store.Approval, st
 	last := ""
 	for {
 		want := min(limit+1-len(list), largestRead)
-		found, err := s.entries(ctx, s.lists(&f), after, want)
+		keys, how := s.lists(&f)
+		found, err := s.entries(ctx, keys, how, after, want)
 		if err != nil {
 			return nil, "", err
 		}
@@ -84,28 +85,36 @@ func wanted(a *store.Approval, f *store.Filter) bool {
 	return a != nil && (f.Agent == "" || a.Agent == f.Agent) && (len(f.States) == 0 || slices.Contains(f.States, a.State))
 }
 
-// lists are the sets in which what is asked for stands.
-func (s *Store) lists(f *store.Filter) []string {
-	if f.Agent != "" {
-		return []string{s.names.agent(f.Agent)}
-	}
-	if len(f.States) == 0 {
-		return s.names.states()
-	}
-	var keys []string
+// both tells list.lua that what it finds has to be in the last set too.
+const both = "both"
+
+// lists are the sets in which what is asked for stands, and how they go together.
+// Of an agent what can still change is looked for in common with its state's: the
+// agent's own set has all that has ended in a month, and this is asked for by every
+// call that needs a yes.
+func (s *Store) lists(f *store.Filter) (keys []string, how string) {
 	for _, st := range f.States {
 		if st >= store.Pending && st <= store.Revoked {
 			keys = append(keys, s.names.state(st))
 		}
 	}
-	return keys
+	switch {
+	case f.Agent != "" && len(f.States) > 0 && !slices.ContainsFunc(f.States, store.State.Final):
+		return append(keys, s.names.agent(f.Agent)), both
+	case f.Agent != "":
+		return []string{s.names.agent(f.Agent)}, ""
+	case len(f.States) == 0:
+		return s.names.states(), ""
+	default:
+		return keys, ""
+	}
 }
 
-func (s *Store) entries(ctx context.Context, keys []string, after string, limit int) ([]entry, error) {
+func (s *Store) entries(ctx context.Context, keys []string, how, after string, limit int) ([]entry, error) {
 	if len(keys) == 0 {
 		return nil, s.link.usable(ctx)
 	}
-	got, err := s.link.run(ctx, listScript, keys, after, limit)
+	got, err := s.link.run(ctx, listScript, keys, after, limit, how)
 	if err != nil {
 		return nil, err
 	}

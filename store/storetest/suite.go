@@ -397,6 +397,9 @@ func list(t *testing.T, open Opener) {
 		{store.Filter{States: []store.State{store.Denied}, Limit: 1}, "6 3 0"},
 		{store.Filter{Agent: "agent1", Limit: 1}, "5 3 1"},
 		{store.Filter{Agent: "nobody"}, ""},
+		{store.Filter{Agent: "agent1", States: []store.State{store.Pending, store.Approved}, Limit: 1}, "5 1"},
+		{store.Filter{Agent: "agent0", States: []store.State{store.Denied}, Limit: 1}, "6 0"},
+		{store.Filter{Agent: "agent1", States: []store.State{store.Approved}}, ""},
 	} {
 		if got := strings.Join(pages(t, s, c.f), " "); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.f, got, c.want)

@@ -10,6 +10,7 @@ redis.call('ZSCORE', KEYS[1], '1')
 redis.call('ZLEXCOUNT', KEYS[1], '-', '+')
 redis.call('ZRANGEBYLEX', KEYS[1], '-', '+', 'LIMIT', 0, 1)
 redis.call('ZREVRANGEBYSCORE', KEYS[1], '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+redis.call('ZINTER', 1, KEYS[1], 'WITHSCORES')
 redis.call('ZREM', KEYS[1], '1')
 redis.call('PUBLISH', ARGV[1], '')
 if not epoch() then
