@@ -132,8 +132,8 @@ func (s *keptShard) note(mark QuotaMark) {
 	s.marks[string(mark.Key)] = append(list, mark)
 }
 
-// prune forgets the marks that have been over for a while. A journal that cannot be pruned only
-// grows until it can.
+// prune forgets the marks that have been over for a while. A journal that cannot be
+// pruned only grows until it can.
 func (k *Kept) prune() {
 	until := k.now().wall - pruneAfter
 	_ = k.journal.Prune(context.Background(), until)
