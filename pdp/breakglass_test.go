@@ -169,7 +169,15 @@ func TestBreakGlassOverridesNoDenial(t *testing.T) {
 			t.Helper()
 			o.change(t, "limits:", "deny:\n  no: {match: {actions: [delete]}}\nlimits:")
 		}, removeNote, pdp.ReasonActionDenied},
-		"no scope":         {nil, call("cleaner", "sing", "notes/1"), pdp.ReasonNoMatchingScope},
+		"no scope": {nil, call("cleaner", "sing", "notes/1"), pdp.ReasonNoMatchingScope},
+		"a scope that it was not given": {func(t *testing.T, o *office, _ *pdp.ApprovalRecord) {
+			t.Helper()
+			o.change(t, "cleaner: {owner: team@example.com, scopes: [notes.delete, pay", "cleaner: {owner: team@example.com, scopes: [pay")
+		}, removeNote, pdp.ReasonInsufficientScope},
+		"a grant's condition": {func(t *testing.T, o *office, _ *pdp.ApprovalRecord) {
+			t.Helper()
+			o.change(t, "cleaner: {owner: team@example.com, scopes: [notes.delete, pay, wipe]", "cleaner: {owner: team@example.com, grants: [{scope: notes.delete, when: 'context.shift == \"night\"'}]")
+		}, with(removeNote, func(r *pdp.Request) { r.Context = map[string]any{"shift": "day"} }), pdp.ReasonConditionFailed},
 		"an unknown agent": {nil, call("nobody", "delete", "notes/1"), pdp.ReasonAgentUnknown},
 		"a limit": {func(t *testing.T, o *office, _ *pdp.ApprovalRecord) {
 			t.Helper()

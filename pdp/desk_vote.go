@@ -114,7 +114,11 @@ func (d *Desk) wanted(ctx context.Context, b *Ballot, yes bool) (*store.Approval
 	if err != nil {
 		return nil, unknown(err)
 	}
-	return v.grantOf(a, b.Standing)
+	g, err := v.grantOf(a, b.Standing)
+	if err != nil {
+		return nil, err
+	}
+	return g, v.longGrant(a, g, b.Person)
 }
 
 func (x *ballotBox) put(ctx context.Context) (*store.Approval, error) {

@@ -23,7 +23,7 @@ import (
 const (
 	maxGrantUses   = 1000
 	maxGrantTime   = 30 * 24 * time.Hour
-	grantTime      = 8 * time.Hour
+	grantTime      = 8 * time.Hour // also the most by one who is known by a group only
 	maxGrantBounds = 32
 	// grantDomain keeps what a shape is made of apart from every other SHA-256.
 	grantDomain = "kelpie-grant-v1\x00"
@@ -235,6 +235,18 @@ func (v *view) grantOf(a *store.Approval, terms *StandingTerms) (*store.Approval
 	}, nil
 }
 
+// longGrant refuses a long grant by somebody whom the policy does not name: of a
+// group only the provider knows who is in it, and it tells nothing once he has left.
+func (v *view) longGrant(a, g *store.Approval, p Person) error {
+	named := Person{Name: p.Name, How: p.How}
+	e := v.electorate(a)
+	if g.UseWithin <= grantTime || e.refusal(p) != "" || e.refusal(named) == "" {
+		return nil // Who may not decide at all is told so by his vote.
+	}
+	return &InvalidError{Field: "standing.within", Why: "standing.within is out of range: " + p.Name +
+		" may decide as one of a group of the identity provider, and nobody tells when that ends; write at most 8h, or have the policy name " + p.Name}
+}
+
 // actorsOnly keeps of what was shown who may not decide.
 func actorsOnly(what shown) []byte {
 	raw, err := json.Marshal(&shown{Actors: what.Actors})
@@ -278,6 +290,9 @@ func (d *Desk) stand(ctx context.Context, g *store.Approval, vote store.Vote, p 
 		return nil, errBusy // The id is taken, which cannot be.
 	}
 	vote.Rule = kept.Requirements[0].Rule
+	if kept.UseWithin > grantTime {
+		vote.Groups = nil // It counts for as long as the policy names him; see longGrant.
+	}
 	kept.State, kept.Votes, kept.UseBy = store.Approved, []store.Vote{vote}, kept.ExpiresAt
 	// It is recorded before it counts, as every vote is.
 	e := &ApprovalEvent{Kind: ApprovalStanding, Actor: p.String(), How: p.How, Yes: true, VoteID: vote.ID, Why: grantText(kept)}

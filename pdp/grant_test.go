@@ -281,6 +281,48 @@ func TestStandingGrantThatIsWide(t *testing.T) {
 }
 
 // The same yes again makes no second grant, and nobody votes on a grant.
+// A group of the provider says nothing of who has left it: a long grant counts by the
+// name of who made it, or there is none.
+func TestStandingGrantOfAGroup(t *testing.T) {
+	t.Parallel()
+	const before, group = "members: [controller@example.com, lead@example.com]", "members: [lead@example.com, controller@example.com, \"oidc-group:payers\"]"
+	zoe := pdp.Person{Name: "zoe@example.com", How: pdp.KnownByOIDC, Groups: []string{"payers"}}
+	named := pdp.Person{Name: controller.Name, How: pdp.KnownByOIDC, Groups: []string{"payers"}}
+	terms := func(within time.Duration) *pdp.StandingTerms {
+		return &pdp.StandingTerms{Uses: 9, Within: within, Bounds: []pdp.GrantBound{{Name: "amount", Any: true}}}
+	}
+	o := newOffice(t, 1)
+	o.edit(t, before, group)
+	id := o.opened(t, payOf("82000", landlord))
+	_, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: zoe, Standing: terms(8*time.Hour + 1)})
+	if invalid := (&pdp.InvalidError{}); !errors.As(err, &invalid) || invalid.Field != "standing.within" {
+		t.Fatalf("by one of a group, for long: %v", err)
+	}
+	if got := o.store.row(id).State; got != store.Pending {
+		t.Errorf("the call is %s after that", got)
+	}
+	if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: zoe, Standing: terms(8 * time.Hour)}); err != nil {
+		t.Fatalf("by one of a group, for 8 hours: %v", err)
+	}
+	o.want(t, payOf("1", landlord), pdp.Allow, pdp.ReasonOKGrant)
+
+	o = newOffice(t, 1)
+	o.edit(t, before, group)
+	id = o.opened(t, payOf("82000", landlord))
+	long := terms(720 * time.Hour)
+	if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: named, Standing: long}); err != nil {
+		t.Fatalf("by one who is named, for long: %v", err)
+	}
+	o.want(t, payOf("1", landlord), pdp.Allow, pdp.ReasonOKGrant)
+	if votes := o.store.row(long.Made).Votes; len(votes) != 1 || votes[0].Groups != nil {
+		t.Errorf("it counts by more than the name: %+v", votes)
+	}
+	o.edit(t, before, "members: [lead@example.com, \"oidc-group:payers\"]")
+	if dec := o.ask(t, payOf("1", landlord)); dec.Verdict == pdp.Allow {
+		t.Errorf("by one who is named no more: %s", dec.Reason)
+	}
+}
+
 func TestStandingGrantIsMadeOnce(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, 1)
