@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/time/rate"
 )
 
 // Config says whose tokens are believed. Issuer and Audience are needed.
@@ -68,6 +69,10 @@ const (
 	emailClaim     = "email"
 	defaultGroups  = "groups"
 	maxBodyOfAsker = 1 << 20
+	// Whoever makes up the names of keys has the provider asked for each: so often it is
+	// asked, and what it says then is known to all.
+	asksPerSecond = 1
+	mostAsks      = 10
 )
 
 // Errors of Verify, each wrapped with what is wrong.
@@ -111,7 +116,7 @@ func New(ctx context.Context, cfg Config) (*Verifier, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	client := &http.Client{Timeout: askTimeout, Transport: bounded{cfg.Transport}}
+	client := &http.Client{Timeout: askTimeout, Transport: bounded{cfg.Transport, rate.NewLimiter(asksPerSecond, mostAsks), cfg.Now}}
 	// The provider keeps this context for as long as it asks for keys.
 	provider, err := oidc.NewProvider(oidc.ClientContext(context.WithoutCancel(ctx), client), cfg.Issuer)
 	if err != nil {
@@ -142,11 +147,21 @@ func loopback(host string) bool {
 	return err == nil && addr.IsLoopback() || host == "localhost"
 }
 
-// bounded cuts what a provider answers.
-type bounded struct{ next http.RoundTripper }
+// errAskedOften is why the provider is not asked again at once.
+var errAskedOften = errors.New("it was asked for its keys too often")
+
+// bounded bounds how often a provider is asked, and cuts what it answers.
+type bounded struct {
+	next http.RoundTripper
+	asks *rate.Limiter
+	now  func() time.Time
+}
 
 // RoundTrip implements http.RoundTripper.
 func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !b.asks.AllowN(b.now(), 1) {
+		return nil, errAskedOften
+	}
 	resp, err := b.next.RoundTrip(req)
 	if err == nil {
 		resp.Body = http.MaxBytesReader(nil, resp.Body, maxBodyOfAsker)

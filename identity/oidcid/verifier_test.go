@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,6 +163,33 @@ func TestProviderChanges(t *testing.T) {
 	}
 	if _, err := v.Verify(t.Context(), before); !errors.Is(err, oidcid.ErrRefused) {
 		t.Errorf("with the key of before: %v", err)
+	}
+}
+
+// Whoever makes up keys has the provider asked a few times and not each time, and
+// keeps nobody out for long.
+func TestProviderIsNotAskedWithoutEnd(t *testing.T) {
+	t.Parallel()
+	p := testkit.StartProvider(t)
+	begun := time.Now()
+	var later atomic.Int64
+	v := newVerifier(t, p, func(c *oidcid.Config) { c.Now = func() time.Time { return begun.Add(time.Duration(later.Load())) } })
+	theirs := testkit.StartProvider(t)
+	for range 100 {
+		if _, err := v.Verify(t.Context(), theirs.Token(t, claims{"iss": p.Issuer})); err == nil {
+			t.Fatal("a token by a key that the provider does not have is believed")
+		}
+	}
+	if got := p.Asked(); got < 5 || got > 10 {
+		t.Errorf("asked %d times for 100 tokens", got)
+	}
+	p.Rotate(t)
+	if _, err := v.Verify(t.Context(), p.Token(t, nil)); !errors.Is(err, oidcid.ErrUnavailable) {
+		t.Errorf("a key that cannot be asked for yet: %v", err)
+	}
+	later.Store(int64(time.Second))
+	if _, err := v.Verify(t.Context(), p.Token(t, nil)); err != nil {
+		t.Errorf("a second later: %v", err)
 	}
 }
 

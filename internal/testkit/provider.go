@@ -69,6 +69,13 @@ func (p *Provider) SetDown(down bool) {
 	p.down = down
 }
 
+// Asked is how often it was asked for its keys.
+func (p *Provider) Asked() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
+}
+
 // Token is a token of a human who has just logged in at Kelpie, with the claims
 // changed; a nil one is left out.
 func (p *Provider) Token(tb testing.TB, changes map[string]any) string {
