@@ -68,17 +68,16 @@ func (c *Callers) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 		return err
 	}
 	return next(srv, callerStream{ServerStream: stream, ctx: ctx, still: func() error {
-		if p, _ := Caller(ctx); !p.Local() {
-			return c.permit(p, info.FullMethod)
-		}
-		return nil
+		_, err := c.admit(stream.Context(), info.FullMethod)
+		return err
 	}})
 }
 
 type callerStream struct {
 	grpc.ServerStream
 	ctx context.Context
-	// still says why the caller may see no more.
+	// still says why the caller may see no more: a stream can outlive a token, a
+	// certificate, and a place among the approvers.
 	still func() error
 }
 

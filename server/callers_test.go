@@ -127,21 +127,33 @@ func TestCertificateEndsOnAConnection(t *testing.T) {
 	}
 }
 
-// Who stops being an approver sees nothing more on a stream that he had opened.
+// Who stops being an approver, or has nothing good to be known by any more, sees
+// nothing more on a stream that he had opened.
 func TestStreamOfWhoIsNoApproverAnyMore(t *testing.T) {
 	t.Parallel()
-	c := serveCallers(t)
-	stream, err := c.desk.Watch(t.Context(), &approvalv1.WatchRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.changed <- struct{}{}
-	if _, err := stream.Recv(); err != nil {
-		t.Fatal(err)
-	}
-	c.approver.Store(false)
-	c.changed <- struct{}{}
-	if _, err := stream.Recv(); status.Code(err) != codes.PermissionDenied {
-		t.Errorf("as no approver: %v", err)
+	for name, tc := range map[string]struct {
+		change func(c *callers)
+		want   codes.Code
+	}{
+		"no approver any more":  {func(c *callers) { c.approver.Store(false) }, codes.PermissionDenied},
+		"an expired credential": {func(c *callers) { c.ahead.Store(int64(2 * time.Hour)) }, codes.Unauthenticated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := serveCallers(t)
+			stream, err := c.desk.Watch(t.Context(), &approvalv1.WatchRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.changed <- struct{}{}
+			if _, err := stream.Recv(); err != nil {
+				t.Fatal(err)
+			}
+			tc.change(c)
+			c.changed <- struct{}{}
+			if _, err := stream.Recv(); status.Code(err) != tc.want {
+				t.Errorf("%v, want %v", err, tc.want)
+			}
+		})
 	}
 }

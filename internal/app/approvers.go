@@ -99,10 +99,10 @@ func callerOf(ctx context.Context) (pdp.Person, error) {
 	return p, nil
 }
 
-// adminTLS is the TLS of the admin listener: where approvers have certificates,
-// those of gateways are none there, and a token will do as well.
+// adminTLS is the TLS of the admin listener: where approvers are known by certificates
+// or by tokens, those of gateways are none there, and a token will do.
 func (a *App) adminTLS() (*server.TLSKeeper, error) {
-	if a.cfg.Approvers.ClientCA == "" || a.tls == nil {
+	if a.tls == nil || a.cfg.Approvers.ClientCA == "" && a.cfg.Approvers.OIDC.Issuer == "" {
 		return a.tls, nil
 	}
 	if err := a.authoritiesApart(); err != nil {

@@ -50,7 +50,7 @@ type office struct {
 	approversFile string
 }
 
-func startOffice(t *testing.T) *office {
+func startOffice(t *testing.T, changes ...func(*config.Config)) *office {
 	t.Helper()
 	o := &office{
 		provider: testkit.StartProvider(t), server: testkit.NewCA(t), approvers: testkit.NewCA(t), gateways: testkit.NewCA(t), policy: policyDir(t, twoPolicy),
@@ -67,6 +67,9 @@ func startOffice(t *testing.T) *office {
 		c.TLSCert, c.TLSKey = o.server.Issue(t, testkit.Leaf{Name: "kelpie", IPs: here}).Write(t, dir)
 		c.ClientCA, c.Approvers.ClientCA = ca("gateways.pem", o.gateways), ca("approvers.pem", o.approvers)
 		c.Approvers.OIDC = config.OIDC{Issuer: o.provider.Issuer, Audience: "kelpie"}
+		for _, change := range changes {
+			change(c)
+		}
 	})
 	return o
 }
@@ -141,6 +144,21 @@ func TestApproversAreKnown(t *testing.T) {
 	}
 	if out := o.erase(t); out.GetReason() != authzv1.Reason_REASON_OK_APPROVED {
 		t.Errorf("after two: %v", out)
+	}
+}
+
+// Who is known by a token needs no certificate, least of all one of gateways.
+func TestTokensNeedNoCertificate(t *testing.T) {
+	t.Parallel()
+	o := startOffice(t, func(c *config.Config) { c.Approvers.ClientCA = "" })
+	id := o.erase(t).GetApproval().GetId()
+	ctx, desk := o.deskOf(t, nil, testkit.Leaf{}, o.provider.Token(t, nil))
+	if _, err := desk.Approve(ctx, &approvalv1.ApproveRequest{Id: id}); err != nil {
+		t.Error(err)
+	}
+	ctx, desk = o.deskOf(t, o.gateways, testkit.Leaf{Emails: []string{"security-lead@example.com"}}, "")
+	if _, err := desk.Approve(ctx, &approvalv1.ApproveRequest{Id: id}); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a gateway: %v", err)
 	}
 }
 
