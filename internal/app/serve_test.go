@@ -25,8 +25,8 @@ limits:
   steady: {rate: 200/second, burst: 200, per: [agent], match: {resources: ["steady/**"]}}
 `
 
-// What `kelpie serve --redis` does, as processes of its own.
-func TestServeWithRedis(t *testing.T) {
+// What `kelpie serve` does, with Redis and without, as processes of its own.
+func TestServe(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if err := testkit.Build(dir, "./cmd/kelpie"); err != nil {
@@ -36,6 +36,7 @@ func TestServeWithRedis(t *testing.T) {
 	t.Run("two_replicas", func(t *testing.T) { t.Parallel(); serveTwo(t, binary) })
 	t.Run("a_replica_dies", func(t *testing.T) { t.Parallel(); serveDying(t, binary) })
 	t.Run("approvals", func(t *testing.T) { t.Parallel(); serveApprovals(t, binary) })
+	t.Run("notifications", func(t *testing.T) { t.Parallel(); serveNotified(t, binary) })
 	t.Run("refuses_to_start", func(t *testing.T) { t.Parallel(); serveRefused(t, binary) })
 }
 
