@@ -70,6 +70,10 @@ func (j *judgment) binding() *Binding {
 		Cost: j.req.Cost, Context: j.call.Context,
 		Rules: make([]BoundRule, 0, len(v.Requirements)),
 	}
+	if at := &j.req.Origin; at.Route != "" {
+		b.HTTPMethod, b.HTTPRoute = at.Method, at.Route
+		b.HTTPHost, _ = policy.NormalHost(at.Host) // It has a route, so it is one.
+	}
 	if !v.ContextWhole {
 		b.Context = make(map[string]any, len(v.ContextRead))
 		for _, name := range v.ContextRead {

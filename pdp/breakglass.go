@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kelpie-authz/kelpie/policy"
@@ -89,9 +90,18 @@ func (d *Desk) BreakGlass(ctx context.Context, o *BreakGlassOrder) (*ApprovalRec
 	if err != nil {
 		return nil, err
 	}
+	if !v.snap.HasAgent(o.Agent) {
+		return nil, &InvalidError{Field: "agent", Why: "agent is not one that the policy has: " + visible(o.Agent) + "; write its id as the calls do"}
+	}
 	why := v.breaker(o.Person)
-	if why == "" && humanKey(o.Agent) == humanKey(o.Person.Name) {
+	switch {
+	case why != "":
+	case humanKey(o.Agent) == humanKey(o.Person.Name):
 		why = o.Person.Name + " is the agent itself"
+	default:
+		if why, err = d.notAgain(ctx, o); err != nil {
+			return nil, err
+		}
 	}
 	within, resource := o.Within, o.Resource
 	if within == 0 {
@@ -133,6 +143,47 @@ func (d *Desk) BreakGlass(ctx context.Context, o *BreakGlassOrder) (*ApprovalRec
 		return nil, err
 	}
 	return d.show(kept, &v), nil
+}
+
+// notAgain says why somebody may not break the glass for an agent once more: nobody
+// has reviewed when he did so before. So it is not kept broken by one person.
+func (d *Desk) notAgain(ctx context.Context, o *BreakGlassOrder) (string, error) {
+	for after := ""; ; {
+		found, next, err := d.cfg.Store.List(ctx, store.Filter{Agent: o.Agent, Limit: maxListed, After: after})
+		if err != nil {
+			return "", err
+		}
+		for _, a := range found {
+			if a.Grant == nil || a.Grant.BreakGlass == nil || a.Grant.BreakGlass.ReviewedBy != "" || len(a.Votes) != 1 {
+				continue
+			}
+			if humanKey(a.Votes[0].Voter) == humanKey(o.Person.Name) {
+				return fmt.Sprintf("%s broke the glass for this agent before (%s), and nobody has reviewed that; have another member review it, or break it", o.Person.Name, a.ID), nil
+			}
+		}
+		if next == "" {
+			return "", nil
+		}
+		after = next
+	}
+}
+
+// denied tells whether humans said no to exactly this call, as long as that is kept:
+// for an emergency it does not end after a while.
+func (d *Desk) denied(ctx context.Context, ask *ApprovalAsk) (bool, error) {
+	for after := ""; ; {
+		found, next, err := d.cfg.Store.List(ctx, store.Filter{States: []store.State{store.Denied}, Agent: ask.Agent, Limit: maxListed, After: after})
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(found, func(a *store.Approval) bool { return a.Digest == ask.Digest }) {
+			return true, nil
+		}
+		if next == "" {
+			return false, nil
+		}
+		after = next
+	}
 }
 
 // breakGlassGroups are the groups of somebody that let him break the glass.

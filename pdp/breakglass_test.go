@@ -100,7 +100,7 @@ func TestBreakGlassIsCounted(t *testing.T) {
 		if err := o.desk.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := o.desk.BrokenGlass(); got != n {
+		if got := o.desk.Tally().BreakGlass; got != n {
 			t.Errorf("%d emergencies, want %d", got, n)
 		}
 	}
@@ -129,6 +129,7 @@ func TestBreakGlassIsRefused(t *testing.T) {
 		"somebody unknown":    {func(o *pdp.BreakGlassOrder) { o.Person.How = "slack" }, "known by a certificate"},
 		"the agent":           {func(o *pdp.BreakGlassOrder) { o.Person = oidc("cleaner") }, "is the agent itself"},
 		"no agent":            {func(o *pdp.BreakGlassOrder) { o.Agent = "" }, "agent is missing"},
+		"an unknown agent":    {func(o *pdp.BreakGlassOrder) { o.Agent = "cleaner2" }, "not one that the policy has"},
 		"no reason":           {func(o *pdp.BreakGlassOrder) { o.Reason = "" }, "reason is missing"},
 		"no ticket":           {func(o *pdp.BreakGlassOrder) { o.Ticket = "" }, "ticket is missing"},
 		"for long":            {func(o *pdp.BreakGlassOrder) { o.Within = time.Hour + 1 }, "at most 1h"},
@@ -215,6 +216,35 @@ func TestBreakGlassOverridesNoDenial(t *testing.T) {
 	o.breaks(t, pdp.BreakGlassOrder{Person: fire})
 	o.want(t, removeNote, pdp.Deny, pdp.ReasonApprovalDenied)
 	o.want(t, call("cleaner", "delete", "notes/2"), pdp.Allow, pdp.ReasonOKBreakglass)
+	o = newStation(t)
+	o.no(t, o.opened(t, removeNote), lead)
+	o.breaks(t, pdp.BreakGlassOrder{Person: fire, Within: time.Hour})
+	o.clock.advance(31 * time.Minute) // A no is asked about again then, and holds here.
+	o.want(t, removeNote, pdp.RequireApproval, pdp.ReasonApprovalRequired)
+	o.want(t, removeNote, pdp.RequireApproval, pdp.ReasonApprovalPending)
+	o.want(t, call("cleaner", "delete", "notes/2"), pdp.Allow, pdp.ReasonOKBreakglass)
+}
+
+// One person does not keep it broken: somebody else has to have looked before he
+// does it again.
+func TestBreakGlassOnceMore(t *testing.T) {
+	t.Parallel()
+	o := newStation(t)
+	r := o.breaks(t, pdp.BreakGlassOrder{Person: fire, Within: time.Minute})
+	order := pdp.BreakGlassOrder{Person: oidc("Fire@example.com"), Agent: "cleaner", Reason: "r", Ticket: "t"}
+	o.change(t, "members: [fire@example.com,", "members: [fire@example.com, Fire@example.com,")
+	for range 2 {
+		if _, err := o.desk.BreakGlass(t.Context(), &order); !errors.Is(err, pdp.ErrNotEligible) || !strings.Contains(err.Error(), r.ID) {
+			t.Errorf("once more: %v", err)
+		}
+		o.clock.advance(time.Hour)
+	}
+	o.breaks(t, pdp.BreakGlassOrder{Person: fire, Agent: "sweeper"})
+	o.breaks(t, pdp.BreakGlassOrder{Person: captain, Within: time.Minute})
+	if _, err := o.desk.ReviewBreakGlass(t.Context(), &pdp.Ballot{ApprovalID: r.ID, Person: captain, Reason: "it was right"}); err != nil {
+		t.Error(err)
+	}
+	o.breaks(t, pdp.BreakGlassOrder{Person: fire})
 }
 
 // It can be for some actions and resources, and by somebody of a group.

@@ -76,8 +76,9 @@ type Timer func(d time.Duration) (fires <-chan time.Time, stop func() bool)
 // It is safe for concurrent use.
 type Desk struct {
 	cfg DeskConfig
-	// glass is how many emergencies the last Sweep saw.
-	glass atomic.Int64
+	// tally is what the last Sweep saw.
+	tally atomic.Pointer[ApprovalTally]
+	owed  owed
 }
 
 var (
@@ -104,7 +105,9 @@ func NewDesk(cfg DeskConfig) (*Desk, error) {
 	if cfg.Keep <= 0 {
 		cfg.Keep = 30 * 24 * time.Hour
 	}
-	return &Desk{cfg: cfg}, nil
+	d := &Desk{cfg: cfg}
+	d.tally.Store(&ApprovalTally{})
+	return d, nil
 }
 
 const approvalIDPrefix = "apr_"
@@ -195,7 +198,7 @@ func (d *Desk) swap(ctx context.Context, a *store.Approval, now time.Time, e *Ap
 	if err := d.cfg.Store.Swap(ctx, a); err != nil {
 		return err
 	}
-	return d.recorded(ctx, a, now, e)
+	return d.happened(ctx, a, now, e)
 }
 
 // due is what has become of an approval by itself; nil: nothing.

@@ -17,10 +17,11 @@ func (d *Desk) Find(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 		return ApprovalStatus{}, err
 	}
 	s, err := d.find(ctx, ask, &v)
-	if err != nil || ask.ID != "" || s.Found != FoundNone && s.Found != FoundPending {
+	if err != nil || s.Found != FoundNone && s.Found != FoundPending {
 		return s, err
 	}
-	// Nobody has to be waited for where a standing grant allows the call.
+	// Nobody has to be waited for where a standing grant allows the call, whether or
+	// not it names its own approval.
 	g, err := d.granted(ctx, ask, &v)
 	if err != nil || g == nil {
 		return s, err
@@ -150,11 +151,13 @@ func (d *Desk) confirmed(ctx context.Context, a *store.Approval, ask *ApprovalAs
 		return a, nil
 	}
 	e := electorateOf(a, ask.Requirements, v.verified)
+	e.risk = ask.Risk // Its scope may say more of it than it did when it was asked.
 	kept, met := e.count(a.Votes)
 	if met {
 		return a, nil
 	}
 	next := v.reopened(a, kept, "a yes does not count any more")
+	next.Risk = ask.Risk
 	if !write {
 		return next, nil
 	}
@@ -186,7 +189,7 @@ func (d *Desk) Open(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 	case err != nil:
 		return ApprovalStatus{}, err
 	case opened:
-		if err := d.recorded(ctx, found, v.now, &ApprovalEvent{Kind: ApprovalOpened}); err != nil {
+		if err := d.happened(ctx, found, v.now, &ApprovalEvent{Kind: ApprovalOpened}); err != nil {
 			return ApprovalStatus{}, err
 		}
 		return ApprovalStatus{Found: FoundOpened, ID: found.ID, ExpiresAt: found.ExpiresAt}, nil

@@ -63,8 +63,13 @@ type office struct {
 
 func newOffice(tb testing.TB, replicas int, change ...func(*pdp.DeskConfig)) *office {
 	tb.Helper()
+	return newOfficeOf(tb, deskPolicy, replicas, change...)
+}
+
+func newOfficeOf(tb testing.TB, policy string, replicas int, change ...func(*pdp.DeskConfig)) *office {
+	tb.Helper()
 	o := &office{store: newMemoryApprovals()}
-	o.fixture = newFixture(tb, deskPolicy)
+	o.fixture = newFixture(tb, policy)
 	for range replicas {
 		cfg := pdp.DeskConfig{Store: o.store, Policy: o.source, Recorder: o.rec, Now: o.clock.now}
 		for _, c := range change {

@@ -174,48 +174,6 @@ func (e *electorate) state(asked *store.Requirement, votes []store.Vote) Approva
 	return out
 }
 
-// Sweep brings every open approval to where it stands, so that what lapsed is
-// recorded and told to those who watch though nobody asks for it, and removes
-// what ended long ago. Call it from time to time, and after a policy was loaded.
-// It reads what List reads, page by page.
-func (d *Desk) Sweep(ctx context.Context) error {
-	v, err := d.view()
-	if err != nil {
-		return err
-	}
-	glass := int64(0)
-	for after := ""; ; {
-		found, next, err := d.cfg.Store.List(ctx, store.Filter{States: openStates(), Limit: maxListed, After: after})
-		if err != nil {
-			return err
-		}
-		for _, a := range found {
-			now, err := d.bring(ctx, a, &v, true)
-			switch {
-			case errors.Is(err, store.ErrNotFound):
-			case err != nil:
-				return err
-			case now.State == store.Approved && now.Grant != nil && now.Grant.BreakGlass != nil:
-				glass++
-			}
-		}
-		if next == "" {
-			break
-		}
-		after = next
-	}
-	d.glass.Store(glass)
-	for {
-		n, err := d.cfg.Store.Prune(ctx, v.now.Add(-d.cfg.Keep))
-		if err != nil || n == 0 {
-			return err
-		}
-	}
-}
-
-// BrokenGlass is how many emergencies there were when Sweep last saw them all.
-func (d *Desk) BrokenGlass() int { return int(d.glass.Load()) }
-
 // lookAgain is how often whoever watches looks for what he was not told of.
 const lookAgain = 5 * time.Second
 

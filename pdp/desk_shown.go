@@ -80,6 +80,8 @@ func (s *shown) call(call *Request) {
 		{"tool", call.Tool.Name, false},
 		{"tool_server", call.Tool.Server, false},
 		{"route", call.Origin.Route, false},
+		{"http_method", call.Origin.Method, false},
+		{"http_host", call.Origin.Host, false},
 		{"session_id", call.SessionID, true},
 		{"run_id", call.RunID, true},
 	} {

@@ -31,6 +31,22 @@ func TestAVoteOverSlack(t *testing.T) {
 	}
 }
 
+// A yes over Slack does not outlast that the call's risk was what Slack is good for.
+func TestAVoteOverSlackWhenTheRiskRises(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, 1, func(c *pdp.DeskConfig) { c.Verified = func() bool { return true } })
+	id := o.approved(t, payRent, overSlack("controller@example.com"))
+	const pay = `pay: {actions: [pay], resources: ["bank/**"]`
+	o.edit(t, pay, pay+", risk: delete")
+	for range 2 {
+		o.want(t, payRent, pdp.RequireApproval, pdp.ReasonApprovalPending)
+		o.want(t, byID(payRent, id), pdp.RequireApproval, pdp.ReasonApprovalPending)
+	}
+	o.refused(t, id, overSlack("controller@example.com"), pdp.ErrNotEligible)
+	o.yes(t, id, controller)
+	o.want(t, payRent, pdp.Allow, pdp.ReasonOKApproved)
+}
+
 // One human who is known in two ways is one human.
 func TestSlackAndOIDCAreOneHuman(t *testing.T) {
 	t.Parallel()

@@ -49,10 +49,10 @@ func (m *memoryApprovals) Open(_ context.Context, a *store.Approval, limits stor
 	}
 	pending, hourly := 0, 0
 	for _, row := range slices.Backward(m.rows) {
-		if row.Digest == a.Digest && stands(row, limits) {
+		if row.Digest == a.Digest && limits.Stands(row) {
 			return m.out(row), false, nil
 		}
-		if row.Agent != a.Agent {
+		if row.Agent != a.Agent || row.Grant != nil {
 			continue
 		}
 		if row.State == store.Pending && limits.Now.Before(row.ExpiresAt) {
@@ -62,7 +62,7 @@ func (m *memoryApprovals) Open(_ context.Context, a *store.Approval, limits stor
 			hourly++
 		}
 	}
-	if limits.Pending > 0 && pending >= limits.Pending || limits.Hourly > 0 && hourly >= limits.Hourly {
+	if a.Grant == nil && (limits.Pending > 0 && pending >= limits.Pending || limits.Hourly > 0 && hourly >= limits.Hourly) {
 		return nil, false, store.ErrQuota
 	}
 	if m.at(a.ID) >= 0 {
@@ -73,19 +73,6 @@ func (m *memoryApprovals) Open(_ context.Context, a *store.Approval, limits stor
 	m.rows = append(m.rows, row)
 	m.tell(row.ID)
 	return row.Clone(), true, nil
-}
-
-func stands(a *store.Approval, limits store.OpenLimits) bool {
-	switch a.State {
-	case store.Pending:
-		return limits.Now.Before(a.ExpiresAt)
-	case store.Approved:
-		return limits.Now.Before(a.UseBy)
-	case store.Denied:
-		return limits.Now.Before(a.EndedAt.Add(limits.Denied))
-	case store.Consumed, store.Expired, store.Cancelled, store.Superseded, store.Revoked:
-	}
-	return false
 }
 
 func (m *memoryApprovals) Get(_ context.Context, id string) (*store.Approval, error) {
@@ -207,7 +194,7 @@ func (m *memoryApprovals) Prune(_ context.Context, before time.Time) (int, error
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := len(m.rows)
-	m.rows = slices.DeleteFunc(m.rows, func(a *store.Approval) bool { return a.State.Final() && a.EndedAt.Before(before) })
+	m.rows = slices.DeleteFunc(m.rows, func(a *store.Approval) bool { return a.Settled() && a.EndedAt.Before(before) })
 	return n - len(m.rows), m.err
 }
 

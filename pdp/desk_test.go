@@ -147,7 +147,7 @@ func TestOneNoEndsIt(t *testing.T) {
 	o.clock.advance(1)
 	o.want(t, byID(removeNote, id), pdp.Deny, pdp.ReasonApprovalDenied)
 	o.opened(t, removeNote)
-	o.wantEvents(t, "opened", "vote", "denied", "opened")
+	o.wantEvents(t, "opened", "vote", "denied", "vote!", "opened")
 }
 
 func TestWhoSaidYesMaySayNoWhileItIsPending(t *testing.T) {
@@ -341,8 +341,23 @@ func TestWhatIsNotRecordedDoesNotCount(t *testing.T) {
 	o.want(t, removeNote, pdp.Deny, pdp.ReasonAuditUnavailable)
 	full(pdp.ApprovalOpened)
 	o.want(t, call("cleaner", "delete", "notes/2"), pdp.Deny, pdp.ReasonAuditUnavailable)
+	// What happened all the same is recorded once that works, in its order, and once.
+	full(pdp.ApprovalUsed)
+	o.rec.mu.Lock()
+	o.rec.records = nil
+	o.rec.mu.Unlock()
+	if err := o.desk.Sweep(t.Context()); !errors.Is(err, errDown) {
+		t.Errorf("while it cannot be recorded: %v", err)
+	}
 	full(pdp.ApprovalEventNone)
 	o.want(t, byID(removeNote, id), pdp.Deny, pdp.ReasonApprovalConsumed)
+	for range 2 {
+		if err := o.desk.Sweep(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	o.wantEvents(t, "consumed", "opened")
+	o.want(t, call("cleaner", "delete", "notes/2"), pdp.RequireApproval, pdp.ReasonApprovalPending)
 }
 
 func TestARefusedVoteIsRecorded(t *testing.T) {

@@ -86,10 +86,14 @@ func (d *Desk) vote(ctx context.Context, b *Ballot, yes bool) (*ApprovalRecord, 
 		return nil, errors.Join(err, box.uncounted(ctx, err))
 	}
 	r := d.show(a, &box.view)
-	if grant == nil || !box.told || a.State != store.Approved {
-		return r, nil // The same yes again makes no second grant.
+	switch {
+	case grant == nil:
+		return r, nil
+	case !box.told || a.State != store.Approved:
+		// The same yes again makes no second grant.
+		return nil, fmt.Errorf("%w: it is %s already, and no standing grant was made now; if one was made with that yes, list shows it", ErrApprovalDecided, a.State)
 	}
-	at := slices.IndexFunc(a.Votes, func(v store.Vote) bool { return v.Yes && v.ID == box.vote.ID })
+	at := slices.IndexFunc(a.Votes, func(v store.Vote) bool { return v.Yes && v.ID == box.vote.ID && v.Voter == box.vote.Voter })
 	if at < 0 {
 		return nil, fmt.Errorf("the yes counts, and the standing grant was not made: %w", errBusy)
 	}
@@ -147,7 +151,7 @@ func (x *ballotBox) put(ctx context.Context) (*store.Approval, error) {
 		case err == nil:
 			e := eventOf(next)
 			e.Actor, e.How = x.ballot.Person.String(), x.ballot.Person.How
-			return next, d.recorded(ctx, next, x.view.now, e)
+			return next, d.happened(ctx, next, x.view.now, e)
 		case !again(err):
 			return nil, unknown(err)
 		}
@@ -185,7 +189,8 @@ func (x *ballotBox) event() *ApprovalEvent {
 // uncounted records a word that was refused, or that did not come to count after
 // it was recorded.
 func (x *ballotBox) uncounted(ctx context.Context, why error) error {
-	if x.last == nil || errors.Is(why, ErrUnrecorded) || !x.told && !errors.Is(why, ErrNotEligible) {
+	refused := errors.Is(why, ErrNotEligible) || errors.Is(why, ErrApprovalDecided)
+	if x.last == nil || errors.Is(why, ErrUnrecorded) || !x.told && !refused {
 		return nil
 	}
 	e := x.event()
@@ -218,7 +223,7 @@ func (x *ballotBox) counted(a *store.Approval) (*store.Approval, error) {
 	}
 	next := a.Clone()
 	votes, met := e.count(append(next.Votes, vote))
-	if len(votes) == 0 || votes[len(votes)-1].ID != vote.ID {
+	if len(votes) == 0 || votes[len(votes)-1].ID != vote.ID || votes[len(votes)-1].Voter != vote.Voter {
 		return nil, fmt.Errorf("%w: every rule that %s may decide has its yes already; somebody of another group has to say it", ErrNotEligible, vote.Voter)
 	}
 	next.Votes = votes
@@ -233,12 +238,17 @@ func (x *ballotBox) said(a *store.Approval) (bool, error) {
 	key := voterKey(x.vote.How, x.vote.Voter)
 	for i := range a.Votes {
 		v := &a.Votes[i]
-		same := v.Yes == x.vote.Yes && voterKey(v.How, v.Voter) == key
-		if v.ID == x.vote.ID && !same {
-			return false, &InvalidError{Field: "vote_id", Why: "vote_id names another word on this approval; give each word its own, or none"}
+		if voterKey(v.How, v.Voter) != key {
+			continue // Also if it has the same id: nobody takes another's word by it.
 		}
-		if !same {
+		if v.Yes != x.vote.Yes {
+			if v.ID == x.vote.ID {
+				return false, &InvalidError{Field: "vote_id", Why: "vote_id names your other word on this approval; give each word its own, or none"}
+			}
 			continue
+		}
+		if v.Yes && v.How == LocalAdmin && humanKey(v.Voter) != humanKey(x.vote.Voter) {
+			return false, fmt.Errorf("%w: all who hold the admin token are one human, who said yes as %s", ErrNotEligible, v.Voter)
 		}
 		switch a.State {
 		case store.Pending, store.Approved, store.Consumed:
@@ -266,24 +276,16 @@ func (d *Desk) Cancel(ctx context.Context, b *Ballot) (*ApprovalRecord, error) {
 		if err != nil {
 			return nil, unknown(err)
 		}
-		if why := v.cancelRefusal(a, b.Person); why != "" {
-			return nil, fmt.Errorf("%w: %s", ErrNotEligible, why)
+		if a.State.Final() && a.EndedBy == b.Person.String() && (a.State == store.Cancelled || a.State == store.Revoked) {
+			return d.show(a, &v), d.cancelGrants(ctx, a, b)
 		}
-		to := store.Cancelled
-		switch {
-		case a.State == store.Approved:
-			to = store.Revoked
-		case a.State.Final() && a.EndedBy == b.Person.String() && (a.State == store.Cancelled || a.State == store.Revoked):
-			return d.show(a, &v), nil
-		case a.State.Final():
-			return nil, fmt.Errorf("%w: it is %s", ErrApprovalDecided, a.State)
+		if err := v.cancelRefusal(a, b.Person); err != nil {
+			e := &ApprovalEvent{Kind: ApprovalWithdrawn, Actor: b.Person.String(), How: b.Person.How, Why: b.Reason, Failed: true, Cause: err.Error()}
+			return nil, errors.Join(err, d.recorded(ctx, a, v.now, e))
 		}
-		next := v.ended(a, to, b.Person.String(), b.Reason)
-		e := eventOf(next)
-		e.Actor, e.How = b.Person.String(), b.Person.How
-		err = d.swap(ctx, next, v.now, e)
+		next, err := d.takeBack(ctx, a, b, &v)
 		if err == nil {
-			return d.show(next, &v), nil
+			return d.show(next, &v), d.cancelGrants(ctx, next, b)
 		}
 		if !again(err) {
 			return nil, unknown(err)
@@ -292,16 +294,69 @@ func (d *Desk) Cancel(ctx context.Context, b *Ballot) (*ApprovalRecord, error) {
 	return nil, errBusy
 }
 
-// cancelRefusal says why somebody may not cancel; "" if he may.
-func (v *view) cancelRefusal(a *store.Approval, p Person) string {
+// takeBack ends an open approval by the word of a human.
+func (d *Desk) takeBack(ctx context.Context, a *store.Approval, b *Ballot, v *view) (*store.Approval, error) {
+	to := store.Cancelled
+	if a.State == store.Approved {
+		to = store.Revoked
+	}
+	next := v.ended(a, to, b.Person.String(), b.Reason)
+	e := eventOf(next)
+	e.Actor, e.How = b.Person.String(), b.Person.How
+	return next, d.swap(ctx, next, v.now, e)
+}
+
+// cancelGrants takes back the standing grants that were made with the yes that is
+// taken back. Whoever cancels again has those ended that were left.
+func (d *Desk) cancelGrants(ctx context.Context, a *store.Approval, b *Ballot) error {
+	if a.Grant != nil {
+		return nil
+	}
+	found, _, err := d.cfg.Store.List(ctx, store.Filter{States: []store.State{store.Approved}, Agent: a.Agent, Limit: maxListed})
+	for _, g := range found {
+		if g.Grant == nil || g.Grant.From != a.ID {
+			continue
+		}
+		for range swapTries {
+			v, viewErr := d.view()
+			if viewErr != nil {
+				return viewErr
+			}
+			now, loadErr := d.load(ctx, g.ID, &v)
+			if loadErr != nil || now.State.Final() {
+				err = errors.Join(err, loadErr)
+				break
+			}
+			if _, swapErr := d.takeBack(ctx, now, b, &v); !again(swapErr) {
+				err = errors.Join(err, swapErr)
+				break
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("it is taken back, and a standing grant that was made with it may not be; cancel it again: %w", err)
+	}
+	return nil
+}
+
+// cancelRefusal says why somebody may not cancel; nil if he may.
+func (v *view) cancelRefusal(a *store.Approval, p Person) error {
 	known := p.How == KnownByMTLS || p.How == KnownByOIDC
-	if known && a.Subject != "" && p.Name == a.Subject {
-		return ""
+	why := ""
+	switch {
+	case known && a.Subject != "" && p.Name == a.Subject:
+	case a.Grant != nil && a.Grant.BreakGlass != nil:
+		why = v.breaker(p)
+	default:
+		e := v.electorate(a)
+		e.unreadable = false // Taking it back needs no judgment.
+		why = e.refusal(p)
 	}
-	if a.Grant != nil && a.Grant.BreakGlass != nil {
-		return v.breaker(p)
+	switch {
+	case why != "":
+		return fmt.Errorf("%w: %s", ErrNotEligible, why)
+	case a.State.Final():
+		return fmt.Errorf("%w: it is %s", ErrApprovalDecided, a.State)
 	}
-	e := v.electorate(a)
-	e.unreadable = false // Taking it back needs no judgment.
-	return e.refusal(p)
+	return nil
 }

@@ -33,6 +33,10 @@ type Binding struct {
 	ToolName   string
 	// ToolDefinitionDigest is of the definition that the agent saw.
 	ToolDefinitionDigest string
+	// HTTPMethod, HTTPHost and HTTPRoute are of the HTTP request that the call was made
+	// of, the host as [policy.NormalHost] has it: an action and a resource can stand
+	// for several. Empty if it was made of none.
+	HTTPMethod, HTTPHost, HTTPRoute string
 	// ParametersState and ParametersRaw are the parameters as they were seen.
 	// Raw must have passed policy.ParseParameters. What was not seen is bound
 	// as not seen, so that a yes to unseen parameters is none to seen ones.
@@ -116,7 +120,14 @@ func (b *Binding) appendJSON(buf []byte) ([]byte, error) {
 	w.member(`,"tool":{"server":`, b.ToolServer)
 	w.member(`,"name":`, b.ToolName)
 	w.member(`,"definition_digest":`, b.ToolDefinitionDigest)
-	w.raw(`},"parameters":`)
+	w.raw(`},`)
+	if b.HTTPMethod != "" || b.HTTPHost != "" || b.HTTPRoute != "" {
+		w.member(`"http":{"method":`, b.HTTPMethod)
+		w.member(`,"host":`, b.HTTPHost)
+		w.member(`,"route":`, b.HTTPRoute)
+		w.raw(`},`)
+	}
+	w.raw(`"parameters":`)
 	w.parameters(b)
 	w.raw(`,"cost":`)
 	w.number(b.Cost)

@@ -119,6 +119,9 @@ var bindingMutations = map[string]func(b *pdp.Binding, s string, f float64){
 	"tool server":     func(b *pdp.Binding, s string, _ float64) { b.ToolServer += s },
 	"tool name":       func(b *pdp.Binding, s string, _ float64) { b.ToolName += s },
 	"tool definition": func(b *pdp.Binding, s string, _ float64) { b.ToolDefinitionDigest += s },
+	"method":          func(b *pdp.Binding, s string, _ float64) { b.HTTPMethod += s },
+	"host":            func(b *pdp.Binding, s string, _ float64) { b.HTTPHost += s },
+	"route":           func(b *pdp.Binding, s string, _ float64) { b.HTTPRoute += s },
 	"cost":            func(b *pdp.Binding, _ string, f float64) { b.Cost += f },
 	"parameters": func(b *pdp.Binding, s string, _ float64) {
 		b.ParametersRaw = fmt.Appendf(nil, `{"amount":820000,"s":%s}`, jsonText(s))

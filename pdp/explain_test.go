@@ -162,6 +162,8 @@ func TestExplainWithAStore(t *testing.T) {
 	}{
 		{pdp.ApprovalStatus{}, pdp.RequireApproval, pdp.CheckRequireApproval, pdp.ReasonApprovalRequired},
 		{status(pdp.FoundApproved), pdp.Allow, pdp.CheckPass, pdp.ReasonOKApproved},
+		{status(pdp.FoundGranted), pdp.Allow, pdp.CheckPass, pdp.ReasonOKGrant},
+		{status(pdp.FoundBreakGlass), pdp.Allow, pdp.CheckPass, pdp.ReasonOKBreakglass},
 		{status(pdp.FoundDenied), pdp.Deny, pdp.CheckDeny, pdp.ReasonApprovalDenied},
 	} {
 		store := &approvals{answers: answers{find: tc.find, open: status(pdp.FoundOpened), consume: status(pdp.FoundApproved)}}

@@ -41,7 +41,7 @@ type StandingTerms struct {
 	// Resource is a pattern that matches the call's resource; "": this resource alone,
 	// which must have no star in it then: the agent wrote that, and it is no pattern.
 	Resource string
-	// MaxCost bounds the cost; 0: that of the call.
+	// MaxCost bounds the cost, also below that of the call; 0: that of the call.
 	MaxCost float64
 	// Bounds free members of the parameters; all others have to be as they are.
 	Bounds []GrantBound
@@ -77,7 +77,7 @@ type shape struct {
 	// Base is of everything that is bound but the resource, the cost and the parameters.
 	Base string `json:"base"`
 	// Members are of the parameters, by name; nil: there were none.
-	Members map[string]string `json:"members,omitempty"`
+	Members map[string]string `json:"members"`
 	Cost    float64           `json:"cost"`
 }
 
@@ -212,7 +212,10 @@ func (v *view) grantOf(a *store.Approval, terms *StandingTerms) (*store.Approval
 		// It would be read as a pattern at each use, and be one that the agent made.
 		return nil, refuse("standing.resource", "is missing: the call's own resource has a star in it, as a pattern has; write the pattern that you mean")
 	}
-	g := &store.Grant{From: a.ID, Resource: terms.Resource, MaxCost: max(terms.MaxCost, what.Shape.Cost), MaxUses: terms.Uses}
+	g := &store.Grant{From: a.ID, Resource: terms.Resource, MaxCost: terms.MaxCost, MaxUses: terms.Uses}
+	if terms.MaxCost == 0 {
+		g.MaxCost = what.Shape.Cost
+	}
 	if g.Resource == "" {
 		g.Resource = a.Resource
 	} else if fits, err := policy.MatchResource(g.Resource, a.Resource); err != nil || !fits {
@@ -342,6 +345,12 @@ func (d *Desk) granted(ctx context.Context, ask *ApprovalAsk, v *view) (*store.A
 		case v.usable(a, ask):
 			return a, nil
 		}
+	}
+	if glass == nil {
+		return nil, nil //nolint:nilnil // There is neither.
+	}
+	if no, err := d.denied(ctx, ask); no || err != nil {
+		return nil, err
 	}
 	return glass, nil
 }

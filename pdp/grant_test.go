@@ -41,6 +41,56 @@ func upTo(most float64) pdp.StandingTerms {
 	return pdp.StandingTerms{Uses: 3, Bounds: []pdp.GrantBound{{Name: "amount", Max: new(most), Min: new(1.0)}}}
 }
 
+// What the approver wrote bounds the cost, also below that of the call he saw.
+func TestStandingGrantThatIsCheaper(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, 1)
+	terms := upTo(100000)
+	terms.MaxCost = 1.5
+	_, grant := o.stands(t, payOf("82000", landlord), controller, terms) // of cost 2
+	o.want(t, payOf("82000", landlord), pdp.Allow, pdp.ReasonOKApproved)
+	for _, cost := range []float64{1.6, 2} {
+		req := payOf("5", landlord)
+		req.Cost = cost
+		if dec := o.ask(t, req); dec.Verdict == pdp.Allow || o.store.row(grant).Grant.Uses != 0 {
+			t.Errorf("cost %v: %v %s", cost, dec.Verdict, dec.Reason)
+		}
+	}
+	req := payOf("5", landlord)
+	req.Cost = 1.5
+	o.want(t, req, pdp.Allow, pdp.ReasonOKGrant)
+}
+
+// Of parameters that are an empty object there can be a grant too.
+func TestStandingGrantOfNoParameters(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, 1)
+	empty := with(payRent, func(r *pdp.Request) { r.ParametersJSON = []byte(`{}`) })
+	o.stands(t, empty, controller, pdp.StandingTerms{Uses: 3})
+	o.want(t, empty, pdp.Allow, pdp.ReasonOKApproved)
+	o.want(t, empty, pdp.Allow, pdp.ReasonOKGrant)
+	none := with(payRent, func(r *pdp.Request) { r.ParametersJSON = nil })
+	o.want(t, none, pdp.RequireApproval, pdp.ReasonApprovalRequired)
+}
+
+// Whoever takes the yes back takes back the grants that he made with it.
+func TestStandingGrantGoesWithItsYes(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, 1)
+	id, grant := o.stands(t, payOf("82000", landlord), controller, upTo(100000))
+	_, other := o.stands(t, with(payOf("1", landlord), func(r *pdp.Request) { r.Resource = "bank/other" }), controller, upTo(100000))
+	if _, err := o.desk.Cancel(t.Context(), &pdp.Ballot{ApprovalID: id, Person: lead}); err != nil {
+		t.Fatal(err)
+	}
+	if got := o.store.row(grant); got.State != store.Revoked || got.EndedBy != lead.Name {
+		t.Errorf("the grant is %s by %q", got.State, got.EndedBy)
+	}
+	if got := o.store.row(other).State; got != store.Approved {
+		t.Errorf("another's grant is %s", got)
+	}
+	o.want(t, payOf("5", landlord), pdp.RequireApproval, pdp.ReasonApprovalRequired)
+}
+
 // What was approved once goes through so many times more, within bounds, and no
 // limit is charged for what does not.
 func TestStandingGrant(t *testing.T) {
@@ -328,7 +378,7 @@ func TestStandingGrantIsMadeOnce(t *testing.T) {
 	o := newOffice(t, 1)
 	id, grant := o.stands(t, payOf("82000", landlord), controller, upTo(5))
 	terms := upTo(5)
-	if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: controller, Standing: &terms}); err != nil || terms.Made != "" {
+	if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: controller, Standing: &terms}); !errors.Is(err, pdp.ErrApprovalDecided) || terms.Made != "" {
 		t.Errorf("made %q, %v", terms.Made, err)
 	}
 	o.refused(t, grant, lead, pdp.ErrApprovalDecided)

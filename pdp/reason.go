@@ -165,7 +165,7 @@ func adviceApproval(r Reason) advice {
 	case ReasonApprovalPending:
 		return advice{"The approval of this call is pending; wait for it, then call again.", NextWait}
 	case ReasonApprovalDenied:
-		return advice{"A human refused this call; do not repeat it.", NextNone}
+		return advice{"The approval was refused, taken back or is out of date; do not repeat this call by yourself.", NextNone}
 	case ReasonApprovalExpired:
 		return advice{"The approval has expired; ask for a new one by calling without approval_id.", NextRequest}
 	case ReasonApprovalConsumed:

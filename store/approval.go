@@ -195,7 +195,14 @@ func (a *Approval) Clone() *Approval {
 	return &c
 }
 
-// OpenLimits bounds what one agent may ask of humans.
+// Settled tells whether it is final, and nobody has to look at it any more: an
+// emergency is, once it was reviewed.
+func (a *Approval) Settled() bool {
+	return a.State.Final() && (a.Grant == nil || a.Grant.BreakGlass == nil || a.Grant.BreakGlass.ReviewedBy != "")
+}
+
+// OpenLimits bounds what one agent may ask of humans. A standing grant is no question:
+// it is not counted, and not bounded.
 type OpenLimits struct {
 	// Pending is how many of an agent's approvals may be pending at once, Hourly
 	// how many it may open within Span. Zero: no bound.
@@ -205,6 +212,20 @@ type OpenLimits struct {
 	Denied time.Duration
 	// Now is the clock reading of the decision.
 	Now time.Time
+}
+
+// Stands tells whether an approval for the same call makes another one needless.
+func (l *OpenLimits) Stands(a *Approval) bool {
+	switch a.State {
+	case Pending:
+		return l.Now.Before(a.ExpiresAt)
+	case Approved:
+		return l.Now.Before(a.UseBy)
+	case Denied:
+		return l.Now.Sub(a.EndedAt) < l.Denied
+	default:
+		return false
+	}
 }
 
 // Filter selects approvals. The zero Filter selects all.
@@ -248,8 +269,8 @@ type Approvals interface {
 	// late, twice or, where the store was away, not at all: whoever watches looks
 	// again from time to time.
 	Watch(ctx context.Context) (<-chan string, error)
-	// Prune removes final ones that ended before an instant, some at a time, and
-	// returns how many it removed; zero: there are no more.
+	// Prune removes settled ones that ended before an instant, some at a time, and
+	// returns how many it removed; zero: there are no more. See [Approval.Settled].
 	Prune(ctx context.Context, before time.Time) (int, error)
 	// Close gives back what it holds.
 	Close() error

@@ -89,27 +89,43 @@ func (a *App) buildHolder() error {
 		Name: "kelpie_held", Help: "Calls held until their approval is decided; they are not in flight.",
 	}, func() float64 { return float64(holder.Held()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "kelpie_breakglass_active", Help: "Emergencies in which an agent's calls wait for nobody's yes, over all replicas that share approvals.",
-	}, func() float64 { return float64(a.approvals.desk.BrokenGlass()) }))
+	}, func() float64 { return float64(a.approvals.desk.Tally().BreakGlass) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kelpie_approvals_pending", Help: "Calls that wait for humans, over all replicas that share approvals.",
+	}, func() float64 { return float64(a.approvals.desk.Tally().Pending) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kelpie_approvals_oldest_seconds", Help: "For how long the first of the calls that wait for humans has waited; 0 if none does.",
+	}, func() float64 {
+		if since := a.approvals.desk.Tally().Oldest; !since.IsZero() {
+			return a.deps.Now().Sub(since).Seconds()
+		}
+		return 0
+	}))
 }
 
-// sweepEvery is how soon an approval that nobody asks about is seen to have lapsed.
-const sweepEvery = 5 * time.Second
+const (
+	// sweepEvery is how soon an approval that nobody asks about is seen to have lapsed.
+	sweepEvery = 5 * time.Second
+	// sweepShare bounds the time that looking at them takes: with very many of them it
+	// is done less often.
+	sweepShare = 50
+)
 
 // sweep brings approvals to where they stand, until ctx ends.
 func (a *App) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
+	timer := time.NewTimer(sweepEvery)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
+		begun := time.Now()
 		err := a.approvals.desk.Sweep(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		a.swept(ctx, err)
+		timer.Reset(max(sweepEvery, sweepShare*time.Since(begun)))
 	}
 }
 

@@ -148,20 +148,6 @@ func (s *Store) ByDigest(ctx context.Context, digest string) (*store.Approval, e
 	return k.a, err
 }
 
-// stands tells whether an approval for the same call makes another one needless.
-func stands(a *store.Approval, limits *store.OpenLimits) bool {
-	switch a.State {
-	case store.Pending:
-		return limits.Now.Before(a.ExpiresAt)
-	case store.Approved:
-		return limits.Now.Before(a.UseBy)
-	case store.Denied:
-		return limits.Now.Sub(a.EndedAt) < limits.Denied
-	default:
-		return false
-	}
-}
-
 // sealed is an approval as it is kept.
 func (s *Store) sealed(a *store.Approval, epoch string) (string, error) {
 	content, err := encodeApproval(a, epoch)
@@ -190,7 +176,7 @@ func (s *Store) Open(ctx context.Context, a *store.Approval, limits store.OpenLi
 		if err != nil {
 			return nil, false, err
 		}
-		if before.a != nil && stands(before.a, &limits) {
+		if before.a != nil && limits.Stands(before.a) {
 			return before.a, false, nil
 		}
 		word, err := s.add(ctx, opened, id, &before, &limits)
@@ -225,9 +211,12 @@ func (s *Store) add(ctx context.Context, a *store.Approval, pointed string, befo
 	if pointed != "" {
 		keys[2] = n.record(pointed)
 	}
+	waits, opened, pending, hourly := member(a.ExpiresAt, a.ID), member(a.OpenedAt, a.ID), limits.Pending, limits.Hourly
+	if a.Grant != nil {
+		waits, opened, pending, hourly = "", "", 0, 0 // It is no question.
+	}
 	return s.step(ctx, openScript, keys, before.epoch, raw, a.ID, pointed, head(before.raw),
-		member(a.ExpiresAt, a.ID), member(a.OpenedAt, a.ID),
-		from(limits.Now), limits.Pending, from(limits.Now.Add(-limits.Span)), limits.Hourly, n.channel())
+		waits, opened, from(limits.Now), pending, from(limits.Now.Add(-limits.Span)), hourly, n.channel())
 }
 
 // Swap implements [store.Approvals]. What is there is looked at before, so that
@@ -281,10 +270,10 @@ func (s *Store) replace(ctx context.Context, k *kept, next *store.Approval) (str
 	}
 	n, before := s.names, k.a
 	waits, ended := "", ""
-	if next.State == store.Pending {
+	if next.State == store.Pending && next.Grant == nil {
 		waits = member(next.ExpiresAt, next.ID)
 	}
-	if next.State.Final() {
+	if next.Settled() {
 		ended = member(next.EndedAt, next.ID)
 	}
 	keys := append([]string{n.record(next.ID), n.agent(next.Agent), n.waits(next.Agent), n.ended(), n.versions()}, n.states()...)

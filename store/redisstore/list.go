@@ -89,9 +89,9 @@ func wanted(a *store.Approval, f *store.Filter) bool {
 const both = "both"
 
 // lists are the sets in which what is asked for stands, and how they go together.
-// Of an agent what can still change is looked for in common with its state's: the
-// agent's own set has all that has ended in a month, and this is asked for by every
-// call that needs a yes.
+// What is asked for of an agent and some states is looked for in both: the agent's
+// own set has all that has ended in a month, and every call that needs a yes asks for
+// what is approved.
 func (s *Store) lists(f *store.Filter) (keys []string, how string) {
 	for _, st := range f.States {
 		if st >= store.Pending && st <= store.Revoked {
@@ -99,7 +99,7 @@ func (s *Store) lists(f *store.Filter) (keys []string, how string) {
 		}
 	}
 	switch {
-	case f.Agent != "" && len(f.States) > 0 && !slices.ContainsFunc(f.States, store.State.Final):
+	case f.Agent != "" && len(f.States) > 0:
 		return append(keys, s.names.agent(f.Agent)), both
 	case f.Agent != "":
 		return []string{s.names.agent(f.Agent)}, ""

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,18 +21,12 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// stands tells whether an approval for the same call makes another one needless.
-func stands(a *store.Approval, limits *store.OpenLimits) bool {
-	switch a.State {
-	case store.Pending:
-		return limits.Now.Before(a.ExpiresAt)
-	case store.Approved:
-		return limits.Now.Before(a.UseBy)
-	case store.Denied:
-		return limits.Now.Sub(a.EndedAt) < limits.Denied
-	default:
-		return false
+// mayGo is since when Prune may remove an approval; 0: it may not yet.
+func mayGo(a *store.Approval) int64 {
+	if !a.Settled() {
+		return 0
 	}
+	return nanos(a.EndedAt)
 }
 
 // at says what failed; nil if nothing did.
@@ -56,15 +51,17 @@ func (s *Store) Open(ctx context.Context, a *store.Approval, limits store.OpenLi
 	var found *store.Approval
 	err = s.change(ctx, func(tx *sql.Tx) error {
 		before, err := newest(ctx, tx, a.Digest)
-		if err == nil && stands(before, &limits) {
+		if err == nil && limits.Stands(before) {
 			found = before
 			return nil
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		if err := within(ctx, tx, a.Agent, &limits); err != nil {
-			return err
+		if a.Grant == nil {
+			if err := within(ctx, tx, a.Agent, &limits); err != nil {
+				return err
+			}
 		}
 		_, err = tx.ExecContext(ctx, "INSERT INTO approvals (id, digest, state, version, agent, opened, ended, touched, record) VALUES (?, ?, ?, ?, ?, ?, 0, "+nextTouch+", ?)",
 			opened.ID, opened.Digest, opened.State, opened.Version, []byte(opened.Agent), nanos(opened.OpenedAt), raw)
@@ -83,36 +80,37 @@ func (s *Store) Open(ctx context.Context, a *store.Approval, limits store.OpenLi
 // within tells whether an agent may ask for one more.
 func within(ctx context.Context, tx *sql.Tx, agent string, limits *store.OpenLimits) error {
 	if limits.Hourly > 0 {
-		var n int
-		err := tx.QueryRowContext(ctx, "SELECT count(*) FROM approvals WHERE agent = ? AND opened > ?", []byte(agent), limits.Now.Add(-limits.Span).UnixNano()).Scan(&n)
+		opened, err := questions(ctx, tx, "opened > ?", agent, limits.Now.Add(-limits.Span).UnixNano())
 		if err != nil {
-			return at("count an agent's approvals", err)
+			return err
 		}
-		if n >= limits.Hourly {
+		if len(opened) >= limits.Hourly {
 			return store.ErrQuota
 		}
 	}
 	if limits.Pending == 0 {
 		return nil
 	}
-	rows, err := tx.QueryContext(ctx, "SELECT record FROM approvals WHERE agent = ? AND state = ?", []byte(agent), store.Pending)
-	if err != nil {
-		return at("look for an agent's approvals", err)
-	}
-	list, err := records(rows)
+	waiting, err := questions(ctx, tx, "state = ?", agent, int64(store.Pending))
 	if err != nil {
 		return err
 	}
-	pending := 0
-	for _, a := range list {
-		if limits.Now.Before(a.ExpiresAt) {
-			pending++
-		}
-	}
-	if pending >= limits.Pending {
+	waiting = slices.DeleteFunc(waiting, func(a *store.Approval) bool { return !limits.Now.Before(a.ExpiresAt) })
+	if len(waiting) >= limits.Pending {
 		return store.ErrQuota
 	}
 	return nil
+}
+
+// questions are an agent's approvals of which something is true, without standing
+// grants.
+func questions(ctx context.Context, tx *sql.Tx, what, agent string, arg int64) ([]*store.Approval, error) {
+	rows, err := tx.QueryContext(ctx, "SELECT record FROM approvals WHERE agent = ? AND "+what, []byte(agent), arg) //nolint:gosec // Of constant parts.
+	if err != nil {
+		return nil, at("look for an agent's approvals", err)
+	}
+	list, err := records(rows)
+	return slices.DeleteFunc(list, func(a *store.Approval) bool { return a.Grant != nil }), err
 }
 
 type querier interface {
@@ -201,7 +199,7 @@ func (s *Store) Swap(ctx context.Context, a *store.Approval) error {
 	}
 	err = s.change(ctx, func(tx *sql.Tx) error {
 		done, err := tx.ExecContext(ctx, "UPDATE approvals SET state = ?, version = ?, ended = ?, touched = "+nextTouch+", record = ? WHERE id = ? AND version = ?",
-			next.State, next.Version, nanos(next.EndedAt), raw, a.ID, a.Version)
+			next.State, next.Version, mayGo(next), raw, a.ID, a.Version)
 		if err != nil {
 			return at("change an approval", err)
 		}

@@ -271,6 +271,36 @@ func quotas(t *testing.T, open Opener) {
 	if err := at(7, "bot", start.Add(61*time.Minute)); err != nil {
 		t.Errorf("after the hour: %v", err)
 	}
+	grantsAreNoQuestions(t, s, limits)
+}
+
+// grantsAreNoQuestions: however many standing grants there are, and are being made,
+// an agent may ask as much, and grants may be made where it may not ask.
+func grantsAreNoQuestions(t *testing.T, s store.Approvals, limits store.OpenLimits) {
+	t.Helper()
+	limits.Now = start
+	stand := func(name string, grant *store.Grant) error {
+		a := approval(name, name)
+		a.Agent, a.OpenedAt, a.ExpiresAt, a.Grant = "granted", start, start.Add(15*time.Minute), grant
+		_, _, err := s.Open(t.Context(), a, limits)
+		return err
+	}
+	for i := range 6 {
+		if err := stand(fmt.Sprint("grant", i), &store.Grant{MaxUses: 1}); err != nil {
+			t.Errorf("grant %d: %v", i, err)
+		}
+	}
+	for i := range 3 {
+		if err := stand(fmt.Sprint("question", i), nil); err != nil {
+			t.Errorf("question %d beside grants: %v", i, err)
+		}
+	}
+	if err := stand("question 3", nil); !errors.Is(err, store.ErrQuota) {
+		t.Errorf("the fourth question: %v", err)
+	}
+	if err := stand("late", &store.Grant{MaxUses: 1}); err != nil {
+		t.Errorf("a grant beside questions: %v", err)
+	}
 }
 
 func quotasAtOnce(t *testing.T, open Opener) {
@@ -477,19 +507,31 @@ func prune(t *testing.T, open Opener) {
 			}))
 		}
 	}
-	total := 0
-	for {
-		n, err := s.Prune(t.Context(), start.Add(30*time.Minute))
-		if err != nil {
-			t.Fatal(err)
+	glass := approval("glass", "glass")
+	glass.Grant = &store.Grant{BreakGlass: &store.BreakGlass{Reason: "r", Ticket: "t"}}
+	over := to(mustOpen(t, s, glass, plenty), store.Expired, func(*store.Approval) {})
+	mustSwap(t, s, over)
+	total := func() (total int) {
+		for {
+			n, err := s.Prune(t.Context(), start.Add(30*time.Minute))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				return total
+			}
+			total += n
 		}
-		if n == 0 {
-			break
-		}
-		total += n
 	}
-	if got := strings.Join(pages(t, s, store.Filter{}), " "); total != 2 || got != "expired approved pending" {
-		t.Errorf("%d removed, left %q, want the two that ended long ago removed", total, got)
+	removed := total()
+	if got := strings.Join(pages(t, s, store.Filter{}), " "); removed != 2 || got != "glass expired approved pending" {
+		t.Errorf("%d removed, left %q, want the two that ended long ago removed", removed, got)
+	}
+	over.Grant.BreakGlass.ReviewedBy = "somebody@example.com"
+	mustSwap(t, s, over)
+	removed = total()
+	if got := strings.Join(pages(t, s, store.Filter{}), " "); removed != 1 || got != "expired approved pending" {
+		t.Errorf("%d removed, left %q, want the emergency removed that was reviewed", removed, got)
 	}
 }
 

@@ -2,7 +2,7 @@
 -- the counter, the pending ones, then of the agent: all, those pending by their
 -- end, all by their beginning.
 -- ARGV: epoch, record, id, id and head that were looked at, end and beginning as
--- members, the least member that is still pending and how many there may be, the
+-- members or '' if it is not to be counted, the least member that is still pending and how many there may be, the
 -- least member that is of the last hour and how many there may be, the channel.
 if epoch() ~= ARGV[1] then
   return 'epoch'
@@ -27,7 +27,9 @@ redis.call('SET', KEYS[1], ARGV[2])
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('ZADD', KEYS[5], number, ARGV[3])
 redis.call('ZADD', KEYS[6], number, ARGV[3])
-redis.call('ZADD', KEYS[7], 0, ARGV[6])
-redis.call('ZADD', KEYS[8], 0, ARGV[7])
+if ARGV[6] ~= '' then
+  redis.call('ZADD', KEYS[7], 0, ARGV[6])
+  redis.call('ZADD', KEYS[8], 0, ARGV[7])
+end
 redis.call('PUBLISH', ARGV[12], ARGV[3])
 return 'done'
