@@ -137,6 +137,7 @@ func (d *Desk) show(a *store.Approval, v *view) *ApprovalRecord {
 	if err != nil {
 		r.Details = append(r.Details, ApprovalDetail{Name: "unreadable", Value: "what was asked cannot be read; cancel it"})
 	}
+	r.Partial = !what.Whole
 	for _, detail := range what.Details {
 		r.Details = append(r.Details, ApprovalDetail(detail))
 	}

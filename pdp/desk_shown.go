@@ -32,6 +32,9 @@ type shown struct {
 	Details []shownDetail `json:"details,omitempty"`
 	// Shape is what a standing grant can be made of; nil: there can be none.
 	Shape *shape `json:"shape,omitempty"`
+	// Whole says that nothing was cut. What an earlier release wrote does not say so,
+	// and counts as cut.
+	Whole bool `json:"whole,omitempty"`
 	// partial says that something is not shown.
 	partial bool
 }
@@ -67,6 +70,7 @@ func shownOf(ask *ApprovalAsk, salt string) ([]byte, error) {
 			}
 		}
 	}
+	s.Whole = ask.Request != nil && ask.Binding != nil && !s.partial
 	raw, err := json.Marshal(&s)
 	if err != nil {
 		return nil, fmt.Errorf("what approvers are shown: %w", err)
@@ -99,8 +103,10 @@ func (s *shown) call(call *Request) {
 func (s *shown) bound(b *Binding) error {
 	switch b.ParametersState {
 	case policy.ParametersTruncated:
+		s.partial = true
 		s.said(parametersShown, "not seen whole: the rule asks for a yes to action and resource alone")
 	case policy.ParametersNotSeen:
+		s.partial = true
 		s.said(parametersShown, "not seen: the rule asks for a yes to action and resource alone")
 	case policy.ParametersComplete:
 		p, err := policy.ParseParameters(b.ParametersRaw)
@@ -167,12 +173,15 @@ func (w *leaves) walk(path, member string, value any) {
 			w.walk(path+"["+strconv.Itoa(i)+"]", member, element)
 		}
 	default:
-		w.leaf(path, shownValue(member, v))
+		text, cut := shownValue(member, v)
+		w.shown.partial = w.shown.partial || cut
+		w.leaf(path, text)
 	}
 }
 
 func (w *leaves) leaf(path, value string) {
-	if len(path) > maxNameBytes {
+	if len(path) > maxNameBytes { // Also where pathOf has cut a name.
+		w.shown.partial = true
 		path = cutShown(path, maxNameBytes/2) + "..." + path[runeStart(path, len(path)-maxNameBytes/2):]
 	}
 	if w.room == 0 || w.bytes < len(path)+len(value) {
@@ -185,21 +194,22 @@ func (w *leaves) leaf(path, value string) {
 }
 
 // shownValue writes a leaf as JSON, so that "1" and 1 look as different as they are.
-func shownValue(member string, value any) string {
+// cut tells whether it is the beginning alone; a secret is masked and not cut.
+func shownValue(member string, value any) (text string, cut bool) {
 	switch v := value.(type) {
 	case string:
 		if text, hidden := maskedText(member, v); hidden {
-			return text
+			return text, false
 		}
 		return quoted(v)
 	case int64:
-		return shownNumber(member, strconv.FormatInt(v, 10))
+		return shownNumber(member, strconv.FormatInt(v, 10)), false
 	case float64:
-		return shownNumber(member, number(v))
+		return shownNumber(member, number(v)), false
 	case bool:
-		return strconv.FormatBool(v)
+		return strconv.FormatBool(v), false
 	default:
-		return "null"
+		return "null", false
 	}
 }
 
@@ -217,13 +227,13 @@ func number(f float64) string {
 }
 
 // quoted writes a text in quotes, and says how long it is if it is cut.
-func quoted(text string) string {
+func quoted(text string) (shown string, cut bool) {
 	if len(text) <= maxShownBytes {
-		return `"` + visible(text) + `"`
+		return `"` + visible(text) + `"`, false
 	}
 	sum := sha256.Sum256([]byte(text))
 	return `"` + visible(cutShown(text, maxShownBytes)) + fmt.Sprintf(`"... (the beginning of %d bytes; SHA-256 %s)`,
-		len(text), hex.EncodeToString(sum[:8]))
+		len(text), hex.EncodeToString(sum[:8])), true
 }
 
 // cutShown cuts between two characters.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kelpie-authz/kelpie/pdp"
+	"github.com/kelpie-authz/kelpie/store"
 )
 
 // details asks for an approval with these parameters and returns what a person
@@ -168,8 +169,77 @@ func TestParametersThatWereNotSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 		last := rec.Details[len(rec.Details)-1]
-		if last.Name != "parameters" || !strings.HasPrefix(last.Value, want) {
+		if last.Name != "parameters" || !strings.HasPrefix(last.Value, want) || !rec.Partial {
 			t.Errorf("%+v, want it to say %q", last, want)
+		}
+	}
+}
+
+// Whatever is cut says so apart from the words, so that nobody offers a quick yes
+// to a part, and nothing like it is allowed in future. A masked secret is no cut.
+func TestWhatIsCutIsPartial(t *testing.T) {
+	t.Parallel()
+	members := func(n int) string {
+		var out strings.Builder
+		for i := range n {
+			fmt.Fprintf(&out, `,"m%d":%d`, i, i)
+		}
+		return "{" + out.String()[1:] + "}"
+	}
+	value := func(n int) string { return `{"a":"` + strings.Repeat("v ", n/2) + `"}` }
+	name := func(n int) string { return `{"` + strings.Repeat("n ", n/2) + `":1}` }
+	for what, tc := range map[string]struct {
+		parameters string
+		change     func(*pdp.Request)
+		partial    bool
+	}{
+		"nothing":                   {parameters: `{}`},
+		"no parameters":             {change: func(r *pdp.Request) { r.ParametersJSON = nil }},
+		"the longest value":         {parameters: value(512)},
+		"a longer value":            {parameters: value(514), partial: true},
+		"a longer value in a list":  {parameters: `{"a":[{"b":` + value(514) + `}]}`, partial: true},
+		"a secret":                  {parameters: `{"password":"` + strings.Repeat("hunter2", 100) + `"}`},
+		"as many members":           {parameters: members(64)},
+		"a member more":             {parameters: members(65), partial: true},
+		"a long name":               {parameters: name(200)},
+		"a longer name":             {parameters: name(258), partial: true},
+		"a longer name of letters":  {parameters: `{"` + strings.Repeat("n", 258) + `":1}`, partial: true},
+		"a longer name with values": {parameters: `{"` + strings.Repeat("n ", 129) + `":{"a":1}}`, partial: true},
+		"a longer path":             {parameters: `{"` + strings.Repeat("n", 200) + `":{"` + strings.Repeat("m", 200) + `":1}}`, partial: true},
+		"a longer value of the context": {parameters: `{}`, change: func(r *pdp.Request) {
+			r.Context = map[string]any{"channel": strings.Repeat("v ", 257)}
+		}, partial: true},
+	} {
+		o := newOffice(t, 1)
+		id := o.opened(t, with(payRent, func(r *pdp.Request) {
+			r.ParametersJSON = []byte(tc.parameters)
+			if tc.change != nil {
+				tc.change(r)
+			}
+		}))
+		rec, err := o.desk.Get(t.Context(), id)
+		if err != nil || rec.Partial != tc.partial {
+			t.Errorf("%s: partial %v, %v: %v", what, rec.Partial, err, rec.Details)
+		}
+		if tc.partial {
+			terms := pdp.StandingTerms{Uses: 3}
+			if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: controller, Standing: &terms}); err == nil || terms.Made != "" {
+				t.Errorf("%s: a standing grant, %v", what, err)
+			}
+		}
+	}
+}
+
+// What an earlier release kept does not say whether it was cut, and what cannot be
+// read shows nothing.
+func TestWhatIsNotKnownWholeIsPartial(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, 1)
+	id := o.opened(t, payRent)
+	for _, kept := range []string{`{"details":[{"name":"a","value":"1"}]}`, `{"details":[`, ``} {
+		o.store.change(id, func(a *store.Approval) { a.Shown = []byte(kept) })
+		if rec, err := o.desk.Get(t.Context(), id); err != nil || !rec.Partial {
+			t.Errorf("%s: %+v, %v", kept, rec, err)
 		}
 	}
 }

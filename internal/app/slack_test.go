@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,6 +57,9 @@ func posted(t *testing.T, s *testkit.Slack, approval, state string) testkit.Slac
 // changing is what differs each time, behind what stays.
 var changing = regexp.MustCompile(`(apr_|digest |SHA-256 |expires |last hour = |kelpie approvals show )([0-9a-f]{12,32}|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC|[^"]* server knows)`)
 
+// proof is what a button's value has behind the approval.
+var proof = regexp.MustCompile(`\.[0-9a-f]{32}"`)
+
 // golden compares a card with what was written down, but for what differs each time.
 func golden(t *testing.T, name, blocks string) {
 	t.Helper()
@@ -62,7 +67,7 @@ func golden(t *testing.T, name, blocks string) {
 	if err := json.Indent(&out, []byte(blocks), "", "  "); err != nil {
 		t.Fatal(err)
 	}
-	got := changing.ReplaceAllString(out.String(), "$1(...)") + "\n"
+	got := proof.ReplaceAllString(changing.ReplaceAllString(out.String(), "$1(...)"), `"`) + "\n"
 	path := filepath.Join("testdata", name)
 	if *update {
 		if err := os.MkdirAll("testdata", 0o750); err != nil {
@@ -80,8 +85,10 @@ func golden(t *testing.T, name, blocks string) {
 }
 
 // Card spoofing: whatever an agent writes is shown as text, where its words are.
+// With answers on, there are buttons where nothing is cut, and nowhere else.
 func TestCardSpoofing(t *testing.T) {
 	t.Parallel()
+	partial := []string{"50 kB", "many", "a value cut by the desk", "a value cut by the card", "a long name", "65 members"}
 	for name, parameters := range map[string]string{
 		"plain":       `{"title":"a duplicate","amount":820}`,
 		"markup":      `{"note":"*approved* <!channel> <https://evil.example|Approve> :white_check_mark: &amp; ~_` + "`x`" + `"}`,
@@ -92,11 +99,18 @@ func TestCardSpoofing(t *testing.T) {
 		"many":        `{` + strings.TrimSuffix(manyMembers(60), ",") + `}`,
 		"fake blocks": `{"note":"\"},{\"type\":\"actions\",\"elements\":[{\"type\":\"button\"}]},{\"a\":\""}`,
 		"a secret":    `{"password":"` + testkit.Secret + `","card":"4111111111111111"}`,
+
+		"the longest value":       `{"note":"` + strings.Repeat("A ", 256) + `"}`,
+		"a value cut by the desk": `{"note":"` + strings.Repeat("A ", 257) + `"}`,
+		"a value cut by the card": `{"note":"` + strings.Repeat(`\u0001`, 200) + `"}`,
+		"a long name":             `{"` + strings.Repeat("A ", 129) + `":1}`,
+		"64 members":              `{` + strings.TrimSuffix(shortMembers(64), ",") + `}`,
+		"65 members":              `{` + strings.TrimSuffix(shortMembers(65), ",") + `}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := testkit.NewSlack(t)
-			r := start(t, withSlack(t, s))
+			r := start(t, withAnswers(t, s))
 			out, err := r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{
 				Agent: "writer", Action: "update", Resource: "docs/1", SourceIp: "10.1.1.1", ParametersJson: []byte(parameters), Subject: "аnn@example.com",
 			})
@@ -105,9 +119,41 @@ func TestCardSpoofing(t *testing.T) {
 			}
 			m := posted(t, s, out.GetApproval().GetId(), "pending")
 			golden(t, "slack_"+strings.ReplaceAll(name, " ", "_")+".golden", m.Blocks)
+			if got, want := buttonOf(t, m) != "", !slices.Contains(partial, name); got != want {
+				t.Errorf("buttons: %v, want %v", got, want)
+			}
 			testkit.NoSecrets(t, "the card", m.Blocks)
 		})
 	}
+}
+
+// Parameters that the gateway did not see whole cannot be judged on a card.
+func TestCardOfUnseenParameters(t *testing.T) {
+	t.Parallel()
+	s := testkit.NewSlack(t)
+	with := withAnswers(t, s)
+	policy := policyDir(t, strings.Replace(updatesWait, "approvers: [sec]", "approvers: [sec], bind: path_only, bind_reason: the gateway sees no bodies", 1))
+	r := start(t, func(c *config.Config) { with(c); c.Policy = policy })
+	for i, state := range []authzv1.ParametersState{authzv1.ParametersState_PARAMETERS_STATE_UNSPECIFIED, authzv1.ParametersState_PARAMETERS_STATE_TRUNCATED, authzv1.ParametersState_PARAMETERS_STATE_NOT_SEEN} {
+		out, err := r.client(t).Authorize(t.Context(), &authzv1.AuthorizeRequest{
+			Agent: "writer", Action: "update", Resource: fmt.Sprint("docs/", i), SourceIp: "10.1.1.1", ParametersState: state,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := posted(t, s, out.GetApproval().GetId(), "pending")
+		if got, want := buttonOf(t, m) != "", state == authzv1.ParametersState_PARAMETERS_STATE_UNSPECIFIED; got != want {
+			t.Errorf("%v: buttons: %v", state, got)
+		}
+	}
+}
+
+func shortMembers(n int) string {
+	var out strings.Builder
+	for i := range n {
+		fmt.Fprintf(&out, `"m%d":%d,`, i, i)
+	}
+	return out.String()
 }
 
 func manyMembers(n int) string {

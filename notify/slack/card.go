@@ -15,7 +15,8 @@ import (
 // what is all the same is replaced. All are shown as plain text.
 type Card struct {
 	ID, Digest string
-	// Pending says that it waits for humans, Buttons that it may be decided here.
+	// Pending says that it waits for humans, Buttons that it may be decided here, if
+	// nothing has to be cut for want of room.
 	Pending, Buttons bool
 	// State is in words: "pending", "approved by ann@example.com".
 	State string
@@ -147,13 +148,15 @@ func fields(c *Card) []*slack.TextBlockObject {
 }
 
 // facts is a block of facts under a title, each on a line of its own. It says how
-// many are left out; all tells whether none are.
+// many are left out; all tells whether none are, nor any is cut.
 func facts(title, mark string, list []Fact, id string) (text string, all bool) {
 	var out strings.Builder
 	out.WriteString(title)
 	used := utf8.RuneCountInString(title)
 	const room = maxText - 200 // For the last line.
+	all = true
 	for i, f := range list {
+		all = all && utf8.RuneCountInString(f.Name) <= maxValue && utf8.RuneCountInString(f.Value) <= maxValue
 		line := "\n" + mark + plainly(f.Name, maxValue) + " = " + plainly(f.Value, maxValue)
 		n := utf8.RuneCountInString(line)
 		if used+n > room {
@@ -163,7 +166,7 @@ func facts(title, mark string, list []Fact, id string) (text string, all bool) {
 		used += n
 		out.WriteString(line)
 	}
-	return out.String(), true
+	return out.String(), all
 }
 
 // plainly cuts a text to so many characters, and says so; what could still end a

@@ -145,7 +145,12 @@ func TestNoButtons(t *testing.T) {
 				c.Said = append(c.Said, slack.Fact{Name: strings.Repeat("n", 20), Value: strings.Repeat("v", 20)})
 			}
 		},
-		"the action is cut": func(_ *slack.Config, c *slack.Card) { c.Action = strings.Repeat("a", 101) },
+		"a fact is cut": func(_ *slack.Config, c *slack.Card) {
+			c.Said = append(c.Said, slack.Fact{Name: "n", Value: strings.Repeat("v", 701)}, slack.Fact{Name: "m", Value: "v"})
+		},
+		"a known fact is cut":  func(_ *slack.Config, c *slack.Card) { c.Known[0].Value = strings.Repeat("v", 701) },
+		"a fact's name is cut": func(_ *slack.Config, c *slack.Card) { c.Said[0].Name = strings.Repeat("n", 701) },
+		"the action is cut":    func(_ *slack.Config, c *slack.Card) { c.Action = strings.Repeat("a", 101) },
 	} {
 		one := card()
 		d := newDesk(t, func(c *slack.Config) { change(c, one) })
