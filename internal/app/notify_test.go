@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	approvalv1 "github.com/kelpie-authz/kelpie/gen/kelpie/approval/v1"
@@ -20,6 +21,7 @@ import (
 	"github.com/kelpie-authz/kelpie/internal/app"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/testkit"
+	"github.com/kelpie-authz/kelpie/notify"
 )
 
 // hook is a real server that takes webhooks, and verifies each as the vendor's
@@ -161,6 +163,21 @@ func TestWebhooks(t *testing.T) {
 	defer h.mu.Unlock()
 	if all := strings.Join(h.body, "\n"); strings.Contains(all, "parameter-of-the-call") {
 		t.Errorf("a parameter was told: %s", all)
+	}
+}
+
+// Whatever is told can be asked for by name, and nothing else.
+func TestWebhooksCanNameEveryEvent(t *testing.T) {
+	t.Parallel()
+	var told []string
+	for _, kind := range notify.Types() {
+		told = append(told, string(kind))
+	}
+	named := config.Events()
+	slices.Sort(told)
+	slices.Sort(named)
+	if diff := cmp.Diff(told, named); diff != "" {
+		t.Errorf("webhooks are told of (-) and can name (+):\n%s", diff)
 	}
 }
 

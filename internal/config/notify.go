@@ -35,10 +35,11 @@ func webhooksOf(list []*configv1.Webhook) []Webhook {
 
 var webhookName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 
-// Events are those that webhooks can ask for.
+// Events are those that webhooks can ask for: all of notify.Types, as a test
+// of internal/app sees to.
 func Events() []string {
 	var out []string
-	for _, what := range []string{"requested", "approved", "denied", "expired", "consumed", "revoked", "cancelled", "superseded"} {
+	for _, what := range []string{"requested", "approved", "denied", "expired", "consumed", "revoked", "cancelled", "superseded", "breakglass"} {
 		out = append(out, "approval."+what)
 	}
 	return out
