@@ -155,10 +155,14 @@ func (d *Dispatcher) Unheard() uint64 {
 // Stats returns how it went since the start, one per channel, with what waits now.
 func (d *Dispatcher) Stats(ctx context.Context) ([]Stats, error) {
 	pending, err := d.cfg.Outbox.Pending(ctx)
+	now := d.cfg.Now()
 	out := make([]Stats, len(d.channels))
 	for i, w := range d.channels {
 		out[i] = w.snapshot()
-		out[i].Pending = pending[out[i].Channel]
+		if waits, ok := pending[out[i].Channel]; ok {
+			// A clock that was set back makes nothing younger than new.
+			out[i].Pending, out[i].Oldest = waits.Count, max(now.Sub(waits.Since), 0)
+		}
 	}
 	if err != nil {
 		return out, fmt.Errorf("count what waits: %w", err)

@@ -185,6 +185,9 @@ func TestGivenUp(t *testing.T) {
 		if faults := b.Faults(t.Context()); len(faults) != 0 {
 			t.Errorf("after 50 seconds: %v", faults)
 		}
+		if s := b.of(t, "c"); s.Pending != 1 || s.Oldest != 50*time.Second {
+			t.Errorf("after 50 seconds %d wait, the oldest for %v", s.Pending, s.Oldest)
+		}
 		pass(20 * time.Second)
 		if faults := b.Faults(t.Context()); len(faults) != 1 || !strings.Contains(faults[0], "c has failed since") || !strings.Contains(faults[0], "1 wait for it: down") {
 			t.Errorf("after 70 seconds: %v", faults)
@@ -207,7 +210,7 @@ func TestGivenUp(t *testing.T) {
 				t.Errorf("%v between tries", gap)
 			}
 		}
-		if s := b.of(t, "c"); s.Dropped != 1 || s.Pending != 0 || b.Unheard() != 1 {
+		if s := b.of(t, "c"); s.Dropped != 1 || s.Pending != 0 || s.Oldest != 0 || b.Unheard() != 1 {
 			t.Errorf("%+v, %d alarms", s, b.Unheard())
 		}
 		if !strings.Contains(b.log.String(), "a notification is given up") {

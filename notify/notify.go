@@ -118,12 +118,19 @@ type Outbox interface {
 	Close() error
 }
 
+// Waiting are the deliveries that wait for one channel.
+type Waiting struct {
+	Count int
+	// Since is when the oldest of them was enqueued.
+	Since time.Time
+}
+
 // Keeper is what looks after an [Outbox].
 type Keeper interface {
 	// Known tells whether there is any event of an approval.
 	Known(ctx context.Context, approval string) (bool, error)
-	// Pending is how many deliveries wait, by channel.
-	Pending(ctx context.Context) (map[string]int, error)
+	// Pending is what waits, by channel; one for which nothing does is left out.
+	Pending(ctx context.Context) (map[string]Waiting, error)
 	// Unheard returns, once each, the approvals of Requested events enqueued
 	// before an instant that no channel has taken.
 	Unheard(ctx context.Context, before time.Time) ([]string, error)

@@ -15,8 +15,10 @@ type Stats struct {
 	// Delivered, Failed and Dropped count events that were taken, tries in vain,
 	// and events that were given up or could not be kept.
 	Delivered, Failed, Dropped uint64
-	// Pending is how many events wait.
+	// Pending is how many events wait, and Oldest for how long the oldest of them
+	// has; zero if none does.
 	Pending int
+	Oldest  time.Duration
 	// FailingSince is since when every try was in vain, and Why the last one was;
 	// zero if the last one was not.
 	FailingSince time.Time

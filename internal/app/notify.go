@@ -201,6 +201,7 @@ var noticeMetricTable = []struct {
 	{noticeMetric("failed_total", "Tries in vain to deliver an event."), prometheus.CounterValue, func(s *notify.Stats) float64 { return float64(s.Failed) }},
 	{noticeMetric("dropped_total", "Events that were given up, or could not be kept."), prometheus.CounterValue, func(s *notify.Stats) float64 { return float64(s.Dropped) }},
 	{noticeMetric("pending", "Events that wait for a channel."), prometheus.GaugeValue, func(s *notify.Stats) float64 { return float64(s.Pending) }},
+	{noticeMetric("oldest_seconds", "Age of the oldest event that waits for a channel; 0 if none does."), prometheus.GaugeValue, func(s *notify.Stats) float64 { return s.Oldest.Seconds() }},
 }
 
 //nolint:gochecknoglobals // A constant; Go has no constant structs.
@@ -222,9 +223,12 @@ func (noticeMetrics) Describe(out chan<- *prometheus.Desc) {
 func (m noticeMetrics) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), noticeWithin)
 	defer cancel()
-	all, _ := m.dispatcher.Stats(ctx) // What waits is 0 then; the health detail says why.
+	all, err := m.dispatcher.Stats(ctx)
 	for i := range all {
 		for _, one := range noticeMetricTable {
+			if err != nil && one.kind == prometheus.GaugeValue {
+				continue // A 0 would say that nothing waits; the health detail says why there is none.
+			}
 			out <- prometheus.MustNewConstMetric(one.desc, one.kind, one.read(&all[i]), all[i].Channel)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -106,6 +107,9 @@ func (h *hook) in(c *config.Config) {
 	c.Webhooks = []config.Webhook{{Name: "tickets", URL: config.Secret(h.URL + "/hook?key=" + testkit.Secret), SecretFiles: []string{h.secretFile}, Loopback: true}}
 }
 
+// oldest is the age of what waits, where something does.
+var oldest = regexp.MustCompile(`(?m)^kelpie_notify_oldest_seconds\{channel="webhook:tickets"\} (0\.0*[1-9]|[1-9]).*$`)
+
 // What happens to an approval is told, in order, whatever is restarted and
 // however long the endpoint is away; no parameter of the call leaves.
 func TestWebhooks(t *testing.T) {
@@ -134,6 +138,10 @@ func TestWebhooks(t *testing.T) {
 	// It was asked before there was anybody to tell.
 	again(h.in)
 	h.told(t, first, "requested")
+	testkit.Eventually(t, "that nothing waits", func() bool {
+		_, body := r.get(t, "/metrics")
+		return strings.Contains(body, "kelpie_notify_oldest_seconds{channel=\"webhook:tickets\"} 0\n")
+	})
 	h.set(true)
 	second := erase(t, r, "").GetApproval().GetId()
 	if second == first || second == "" {
@@ -143,7 +151,8 @@ func TestWebhooks(t *testing.T) {
 		_, body := r.get(t, "/metrics")
 		return strings.Contains(body, `kelpie_notify_failed_total{channel="webhook:tickets"} `) &&
 			!strings.Contains(body, `kelpie_notify_failed_total{channel="webhook:tickets"} 0`) &&
-			strings.Contains(body, `kelpie_notify_pending{channel="webhook:tickets"} 1`)
+			strings.Contains(body, `kelpie_notify_pending{channel="webhook:tickets"} 1`) &&
+			oldest.MatchString(body)
 	})
 	ctx, desk := r.desk(t)
 	if _, err := desk.Approve(ctx, &approvalv1.ApproveRequest{Id: second, As: "security-oncall@example.com"}); err != nil {

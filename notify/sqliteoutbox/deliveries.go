@@ -135,20 +135,24 @@ func (o *Outbox) Known(ctx context.Context, approval string) (bool, error) {
 }
 
 // Pending implements [notify.Outbox].
-func (o *Outbox) Pending(ctx context.Context) (map[string]int, error) {
-	rows, err := o.db.QueryContext(ctx, "SELECT channel, count(*) FROM deliveries WHERE state = 0 GROUP BY channel")
+func (o *Outbox) Pending(ctx context.Context) (map[string]notify.Waiting, error) {
+	// The oldest has the lowest number, which an index has: no row but that one is read.
+	rows, err := o.db.QueryContext(ctx, `SELECT w.channel, w.n, d.enqueued FROM
+		(SELECT channel, count(*) AS n, min(number) AS first FROM deliveries WHERE state = 0 GROUP BY channel) w
+		JOIN deliveries d ON d.number = w.first`)
 	if err != nil {
 		return nil, fmt.Errorf("read the outbox: %w", err)
 	}
 	defer func() { _ = rows.Close() }() // Err tells.
-	out := map[string]int{}
+	out := map[string]notify.Waiting{}
 	for rows.Next() {
 		var channel string
 		var n int
-		if err := rows.Scan(&channel, &n); err != nil {
+		var since int64
+		if err := rows.Scan(&channel, &n, &since); err != nil {
 			return nil, fmt.Errorf("read the outbox: %w", err)
 		}
-		out[channel] = n
+		out[channel] = notify.Waiting{Count: n, Since: time.Unix(0, since)}
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read the outbox: %w", err)

@@ -115,7 +115,7 @@ func TestDeliveries(t *testing.T) {
 	must(t, o.Dead(ctx, d, start))
 	pending, err := o.Pending(ctx)
 	must(t, err)
-	if diff := cmp.Diff(map[string]int{"b": 1}, pending); diff != "" {
+	if diff := cmp.Diff(map[string]notify.Waiting{"b": {Count: 1, Since: start.Local()}}, pending); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if n, err := o.Drop(ctx, "b", start); err != nil || n != 1 {
@@ -126,6 +126,31 @@ func TestDeliveries(t *testing.T) {
 			t.Errorf("%s is known: %v, %v", id, known, err)
 		}
 	}
+}
+
+// What waits is counted for each channel, since the oldest that was not ended, however
+// often that was put off.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	o, ctx := open(t, sqliteoutbox.Config{}), t.Context()
+	for i := range 3 {
+		must(t, o.Enqueue(ctx, event("apr_"+strconv.Itoa(i), notify.Requested, 1), []string{"a", "b"}, start.Add(time.Duration(i)*time.Minute)))
+	}
+	want := func(what string, want map[string]notify.Waiting) {
+		t.Helper()
+		got, err := o.Pending(ctx)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", what, err, diff)
+		}
+	}
+	first, _ := next(t, o, "a", start.Add(time.Hour))
+	must(t, o.Retry(ctx, first, start.Add(2*time.Hour)))
+	want("put off", map[string]notify.Waiting{"a": {Count: 3, Since: start.Local()}, "b": {Count: 3, Since: start.Local()}})
+	must(t, o.Delivered(ctx, first, "", start))
+	want("the oldest taken", map[string]notify.Waiting{"a": {Count: 2, Since: start.Add(time.Minute).Local()}, "b": {Count: 3, Since: start.Local()}})
+	_, err := o.Drop(ctx, "b", start)
+	must(t, err)
+	want("all dropped", map[string]notify.Waiting{"a": {Count: 2, Since: start.Add(time.Minute).Local()}})
 }
 
 // Of a question that no channel took the alarm is raised once, also by two that
