@@ -3,6 +3,9 @@ package app_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
+	"io"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
@@ -106,6 +110,65 @@ func (o *office) adminToken(t *testing.T) string {
 	ctx, _ := o.admin(t)
 	md, _ := metadata.FromOutgoingContext(ctx)
 	return strings.TrimPrefix(md.Get("authorization")[0], "Bearer ")
+}
+
+// A browser sends an approver's certificate by itself, and no form of a page decides by
+// it: gRPC needs a content type that forms cannot have, and scripts of other sites
+// only where the server allows it when asked.
+func TestFormsDecideNothing(t *testing.T) {
+	t.Parallel()
+	o := startOffice(t)
+	id := o.erase(t).GetApproval().GetId()
+	oncall := testkit.Leaf{Emails: []string{"security-oncall@example.com"}}
+	message, err := proto.Marshal(&approvalv1.ApproveRequest{Id: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := string(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message)))) + string(message)
+	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{
+		RootCAs: o.server.Pool(), MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{o.approvers.Issue(t, oncall).TLS(t)},
+	}}}
+	t.Cleanup(client.CloseIdleConnections)
+	send := func(method, contentType string, want int) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "https://"+o.Addrs().Admin.String()+approvalv1.ApprovalService_Approve_FullMethodName, strings.NewReader(frame))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", contentType)
+		req.Header.Set("Origin", "https://evil.example")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != want || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("%s %s: %d %v", method, contentType, resp.StatusCode, resp.Header)
+		}
+	}
+	votes := func() int {
+		ctx, desk := o.deskOf(t, o.approvers, oncall, "")
+		got, err := desk.Get(ctx, &approvalv1.GetRequest{Id: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(got.GetApproval().GetVotes())
+	}
+	for _, form := range []string{"application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", ""} {
+		send(http.MethodPost, form, http.StatusUnsupportedMediaType)
+	}
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodOptions} {
+		send(method, "application/grpc", http.StatusMethodNotAllowed)
+	}
+	if n := votes(); n != 0 {
+		t.Errorf("%d votes by forms", n)
+	}
+	// It is a yes but for the content type.
+	send(http.MethodPost, "application/grpc", http.StatusOK)
+	if n := votes(); n != 1 {
+		t.Errorf("%d votes by gRPC", n)
+	}
 }
 
 // Two humans, known in two ways, say yes; one human is one, however he is known.

@@ -59,8 +59,8 @@ func buttonOf(t *testing.T, m testkit.SlackMessage) string {
 	return ""
 }
 
-// press does what Slack does when somebody presses a button.
-func (r *running) press(t *testing.T, user, action, value, trigger string) {
+// pressOf is the body that Slack posts when somebody presses a button.
+func pressOf(t *testing.T, user, action, value, trigger string) string {
 	t.Helper()
 	raw, err := json.Marshal(map[string]any{
 		"type": "block_actions", "api_app_id": "A0123456789", "trigger_id": trigger, "team": map[string]any{"id": "T0123456789"},
@@ -70,7 +70,13 @@ func (r *running) press(t *testing.T, user, action, value, trigger string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := url.Values{"payload": {string(raw)}}.Encode()
+	return url.Values{"payload": {string(raw)}}.Encode()
+}
+
+// press does what Slack does when somebody presses a button.
+func (r *running) press(t *testing.T, user, action, value, trigger string) {
+	t.Helper()
+	body := pressOf(t, user, action, value, trigger)
 	stamp := strconv.FormatInt(time.Now().Unix(), 10)
 	mac := hmac.New(sha256.New, []byte(signingSecret))
 	_, _ = fmt.Fprintf(mac, "v0:%s:%s", stamp, body)
@@ -199,6 +205,44 @@ func TestSlackDenies(t *testing.T) {
 	if !strings.Contains(r.stderr.String(), "nobody can decide what has risk delete or admin") {
 		t.Error("the start does not warn that nobody decides deletes")
 	}
+}
+
+// A hundred fetches before anybody means to, and as many forms of a page, leave the
+// approval as it is, though each has all that a press has but the signature.
+func TestPrefetchAndFormsDecideNothing(t *testing.T) {
+	t.Parallel()
+	s := testkit.NewSlack(t)
+	r := start(t, withAnswers(t, s))
+	id := change(t, r).GetApproval().GetId()
+	value := buttonOf(t, posted(t, s, id, "pending"))
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	body := pressOf(t, "U0000000001", "kelpie_approve", value, "1")
+	for range 100 {
+		for method, want := range map[string]int{http.MethodGet: 405, http.MethodHead: 405, http.MethodOptions: 405, http.MethodPost: 401} {
+			req, err := http.NewRequestWithContext(t.Context(), method, "http://"+r.Addrs().Slack.String()+"/slack/interactions?"+body, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Fatalf("%s is answered %d", method, resp.StatusCode)
+			}
+		}
+	}
+	out := change(t, r)
+	wantReason(t, "after all of them", out, authzv1.Reason_REASON_APPROVAL_PENDING)
+	if got := out.GetApproval().GetId(); got != id || len(s.Messages()) != 1 {
+		t.Errorf("%s waits, on %d cards", got, len(s.Messages()))
+	}
+	r.press(t, "U0000000001", "kelpie_approve", value, "1")
+	toldOver(t, s, "U0000000001", "Your yes is counted")
+	wantReason(t, "after the press", change(t, r), authzv1.Reason_REASON_OK_APPROVED)
 }
 
 // Off loopback Slack's calls come by TLS, and need no certificate of a gateway.

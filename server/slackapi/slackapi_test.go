@@ -354,6 +354,37 @@ func TestWhatIsTold(t *testing.T) {
 	}
 }
 
+// Whatever fetches the address before anybody means to, and a page that sends a
+// form, decide nothing: not by any method but POST, though it is signed, and not by
+// a form that is not.
+func TestPrefetchAndForms(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t)
+	body := pressed(nil).body()
+	call := func(method string, header http.Header, code int, outcome string) {
+		t.Helper()
+		r := httptest.NewRequest(method, slackapi.Path+"?"+string(body), bytes.NewReader(body))
+		r.Header = header
+		w := httptest.NewRecorder()
+		d.ServeHTTP(w, r)
+		d.want(t, method, w.Code, code, outcome)
+	}
+	for range 100 {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodOptions} {
+			call(method, sign(secret, d.now, body), 405, slackapi.Ignored)
+		}
+		call(http.MethodPost, http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {"https://evil.example"}}, 401, slackapi.Unsigned)
+	}
+	if len(d.desk.words) != 0 || len(d.told) != 0 {
+		t.Fatalf("the desk was told %q, users %q", d.desk.words, d.told)
+	}
+	// It still waits for the press that all of them copied.
+	call(http.MethodPost, sign(secret, d.now, body), 200, slackapi.Counted)
+	if len(d.desk.words) != 1 {
+		t.Errorf("the desk was told %q", d.desk.words)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	d := newDoor(t)
