@@ -2,13 +2,16 @@ package audit
 
 import (
 	"regexp"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 // NamesSecret tells whether a member of this name holds a secret. Case and what
 // separates words do not matter. It is the one list of such names: what a record
 // and what an approver is shown are masked alike.
 func NamesSecret(name string) bool {
+	full := name
 	name = strings.NewReplacer("_", "", "-", "", " ", "", ".", "").Replace(strings.ToLower(name))
 	for _, part := range [...]string{
 		"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "privatekey", "signingkey", "encryptionkey",
@@ -19,10 +22,21 @@ func NamesSecret(name string) bool {
 		}
 	}
 	switch name {
-	case "pwd", "pass", "pin", "otp", "auth", "jwt", "key", "cvv", "cvc", "csc", "dsn", "ssn", "totp", "mfa":
+	case "pwd", "pass", "pin", "otp", "auth", "jwt", "key", "cvv", "cvc", "csc", "dsn", "ssn", "totp", "mfa", "passcode", "pincode", "sid", "sessionid":
 		return true
 	}
+	for _, end := range [...]string{"pwd", "pass", "passcode", "sshkey", "pin"} {
+		if words, ok := strings.CutSuffix(plainEnd(full), end); ok && strings.HasSuffix(words, "_") {
+			return true
+		}
+	}
 	return false
+}
+
+// plainEnd writes what separates words as one character, so that the last word of
+// user_pwd and user-pwd is told from that of compass.
+func plainEnd(name string) string {
+	return strings.NewReplacer("-", "_", " ", "_", ".", "_").Replace(strings.ToLower(name))
 }
 
 // secretForms are what secrets look like by themselves: the forms that issuers
@@ -56,6 +70,46 @@ func LooksSecret(text string) bool {
 		}
 	}
 	return false
+}
+
+// MaskSecrets writes [Masked] in the place of whatever in a text looks like a secret,
+// and leaves the rest to be seen: who has to judge the text is not kept from reading
+// it by a word that looks like one. It hides what LooksSecret finds.
+func MaskSecrets(text string) string {
+	spans := secretForms.FindAllStringIndex(text, -1)
+	for _, span := range spans {
+		switch rest := text[span[1]:]; {
+		case strings.HasPrefix(text[span[0]:], "-----"):
+			span[1] = len(text) // What follows is the key.
+		case text[span[1]-1] == '@':
+			// The address behind it is no secret.
+		default:
+			end := strings.IndexFunc(rest, unicode.IsSpace)
+			if end < 0 {
+				end = len(rest)
+			}
+			span[1] += end
+		}
+	}
+	for _, span := range longRun.FindAllStringIndex(text, -1) {
+		if run := text[span[0]:span[1]]; !uuidForm.MatchString(run) && mixed(run) {
+			spans = append(spans, span)
+		}
+	}
+	if len(spans) == 0 {
+		return text
+	}
+	slices.SortFunc(spans, func(a, b []int) int { return a[0] - b[0] })
+	var out strings.Builder
+	at := 0
+	for _, span := range spans {
+		if span[0] >= at {
+			out.WriteString(text[at:span[0]] + Masked)
+		}
+		at = max(at, span[1])
+	}
+	out.WriteString(text[at:])
+	return out.String()
 }
 
 // mixed tells a run of random characters from a long name or a path: it turns

@@ -153,6 +153,10 @@ func (s *Service) denyApproval(j *judgment, found ApprovalFound) {
 		reason = ReasonGrantExhausted
 	case FoundQuota:
 		reason = ReasonApprovalQuota
+	case FoundUnshowable:
+		s.deny(j, ReasonParametersUnavailable, j.verdict.Matched)
+		j.dec.Message = "A human must approve this call, and it has more or longer members than one can be shown; send fewer."
+		return
 	case FoundNone, FoundOpened, FoundPending, FoundApproved, FoundGranted, FoundBreakGlass:
 		// No answer to what was asked: the store contradicts itself.
 	}

@@ -72,11 +72,12 @@ type ApprovalRecord struct {
 	// Details are what else is to be judged: name and value, in order, with
 	// secrets masked. Values are the agent's words and can hold anything.
 	Details []ApprovalDetail
-	// Partial says that Details do not hold all of the call: a value, a name or
-	// members were cut, or the parameters were not seen whole; also where that is not
-	// known. A secret that is masked is no cut. The details say it in words as well,
+	// Partial says that Details do not hold all of the call: a value or members are cut,
+	// as they are of long ones wherever Get is not asked, and of what has ended; or the
+	// parameters were not seen whole; also where that is not known. Masked says that
+	// something looks like a secret and is hidden. The details say both in words as well,
 	// among what the agent says; whoever offers a quick yes looks here.
-	Partial bool
+	Partial, Masked bool
 	// Recent is what the agent did in the last hour, as far as is known.
 	Recent string
 

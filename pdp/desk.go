@@ -247,6 +247,7 @@ func (v *view) outdated(a *store.Approval) string {
 func (v *view) ended(a *store.Approval, to store.State, by, why string) *store.Approval {
 	next := a.Clone()
 	next.State, next.EndedAt, next.EndedBy, next.Why = to, v.now, by, why
+	next.Shown = shortened(a.Shown)
 	return next
 }
 

@@ -177,6 +177,9 @@ func (d *Desk) Open(ctx context.Context, ask *ApprovalAsk) (ApprovalStatus, erro
 		return ApprovalStatus{}, err
 	}
 	a, err := d.asked(ask, &v)
+	if errors.Is(err, errUnshowable) {
+		return ApprovalStatus{Found: FoundUnshowable}, nil
+	}
 	if err != nil {
 		return ApprovalStatus{}, err
 	}

@@ -22,6 +22,8 @@ type electorate struct {
 	risk string
 	// unreadable says that it is not known who is barred: nobody decides.
 	unreadable bool
+	// hidden says that a card in a chat cannot have had all of it.
+	hidden bool
 }
 
 // electorateOf finds who may decide, by the requirements in force.
@@ -41,7 +43,7 @@ func electorateOf(a *store.Approval, inForce []policy.Requirement, verified bool
 		e.needs = append(e.needs, need)
 	}
 	what, err := readShown(a)
-	e.unreadable = err != nil
+	e.unreadable, e.hidden = err != nil, !what.Whole || what.Masked
 	for _, actor := range what.Actors {
 		e.barred[humanKey(actor)] = "is one of the agents that the call came through"
 	}
@@ -86,6 +88,9 @@ func (e *electorate) refusal(p Person) string {
 	case KnownBySlack:
 		if e.risk != policy.RiskRead.String() && e.risk != policy.RiskWrite.String() {
 			return fmt.Sprintf("a call of risk %s is not decided over Slack; decide it with kelpie approvals, known by a certificate or an identity provider", e.risk)
+		}
+		if e.hidden {
+			return "a card does not have all of it; decide it with kelpie approvals, known by a certificate or an identity provider"
 		}
 	default:
 		return fmt.Sprintf("it is not known how %s was authenticated", p.Name)

@@ -31,6 +31,9 @@ func (d *Desk) List(ctx context.Context, f ApprovalFilter) (list []ApprovalRecor
 		return nil, "", err
 	}
 	found, next, err := d.cfg.Store.List(ctx, store.Filter{States: states, Agent: f.Agent, Limit: f.Limit, After: f.After})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, "", &InvalidError{Field: "after", Why: "after is not where a page ended; write what next said, or leave it out"}
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -104,6 +107,7 @@ func (d *Desk) Get(ctx context.Context, id string) (*ApprovalRecord, error) {
 		return nil, unknown(err)
 	}
 	r := d.show(a, &v)
+	d.showWhole(r, a)
 	if d.cfg.Recent != nil {
 		r.Recent = d.cfg.Recent(a.Agent)
 	}
@@ -133,13 +137,11 @@ func (d *Desk) show(a *store.Approval, v *view) *ApprovalRecord {
 			r.Grant.Bounds = append(r.Grant.Bounds, GrantBound(b))
 		}
 	}
-	what, err := readShown(a)
-	if err != nil {
+	if what, err := readShown(a); err != nil {
 		r.Details = append(r.Details, ApprovalDetail{Name: "unreadable", Value: "what was asked cannot be read; cancel it"})
-	}
-	r.Partial = !what.Whole
-	for _, detail := range what.Details {
-		r.Details = append(r.Details, ApprovalDetail(detail))
+		r.Partial = true
+	} else {
+		r.details(what.brief())
 	}
 	for i := range a.Votes {
 		vote := &a.Votes[i]
@@ -152,6 +154,20 @@ func (d *Desk) show(a *store.Approval, v *view) *ApprovalRecord {
 		r.Requirements = append(r.Requirements, e.state(&a.Requirements[i], a.Votes))
 	}
 	return r
+}
+
+// showWhole shows all that there is to judge.
+func (*Desk) showWhole(r *ApprovalRecord, a *store.Approval) {
+	if what, err := readShown(a); err == nil {
+		r.details(&what)
+	}
+}
+
+func (r *ApprovalRecord) details(what *shown) {
+	r.Partial, r.Masked, r.Details = !what.Whole, what.Masked, nil
+	for _, detail := range what.Details {
+		r.Details = append(r.Details, ApprovalDetail(detail))
+	}
 }
 
 // state is how far one requirement is met, and who may meet it.

@@ -7,21 +7,25 @@ import (
 	"github.com/kelpie-authz/kelpie/audit"
 )
 
-// maskedText is what approvers see of a member's text. A secret is masked whole;
-// of a card or an account the last four characters are left, by which a person
-// knows it.
-func maskedText(name, text string) (shown string, hidden bool) {
-	plain := strings.NewReplacer("_", "", "-", "", " ", "", ".", "").Replace(strings.ToLower(name))
+// maskedText is what approvers see of a member's text. One whose name says that it is
+// a secret is masked whole, in any other what looks like one is; of a card or an
+// account the last four characters are left, by which a person knows it. whole says
+// that none of the text is left.
+func maskedText(name, text string) (shown string, whole bool) {
 	switch {
 	case text == "":
 		return text, false
-	case audit.NamesSecret(name) || audit.LooksSecret(text):
+	case audit.NamesSecret(name):
 		return audit.Masked, true
-	case namesAccount(plain) || holdsCard(text) || isIBAN(text):
+	case namesAccount(name) || isIBAN(text):
 		return maskedAccount(text), true
 	}
-	return text, false
+	shown = maskedCards(audit.MaskSecrets(text))
+	return shown, shown != text && (shown == audit.Masked || shown == maskedAccount(text))
 }
+
+// namesHidden tells whether whatever a member of this name holds is masked.
+func namesHidden(name string) bool { return audit.NamesSecret(name) || namesAccount(name) }
 
 func maskedAccount(text string) string {
 	const least, left, digits = 12, 4, "0123456789"
@@ -32,7 +36,8 @@ func maskedAccount(text string) string {
 	return audit.Masked + "..." + plain[len(plain)-left:]
 }
 
-func namesAccount(plain string) bool {
+func namesAccount(name string) bool {
+	plain := strings.NewReplacer("_", "", "-", "", " ", "", ".", "").Replace(strings.ToLower(name))
 	for _, part := range [...]string{"iban", "cardnumber", "creditcard", "debitcard", "accountnumber", "taxid", "socialsecurity"} {
 		if strings.Contains(plain, part) {
 			return true
@@ -43,10 +48,10 @@ func namesAccount(plain string) bool {
 
 var cardForm = regexp.MustCompile(`\b[3-6](?:[ -]?\d){12,18}\b`)
 
-// holdsCard tells whether a text holds the number of a payment card: 13 to 19
-// digits whose check digit is right (ISO/IEC 7812-1, annex B).
-func holdsCard(text string) bool {
-	for _, run := range cardForm.FindAllString(text, -1) {
+// maskedCards masks the numbers of payment cards in a text: 13 to 19 digits whose
+// check digit is right (ISO/IEC 7812-1, annex B).
+func maskedCards(text string) string {
+	return cardForm.ReplaceAllStringFunc(text, func(run string) string {
 		sum, double := 0, false
 		for i := len(run) - 1; i >= 0; i-- {
 			if run[i] < '0' {
@@ -60,11 +65,11 @@ func holdsCard(text string) bool {
 			}
 			sum, double = sum+n, !double
 		}
-		if sum%10 == 0 {
-			return true
+		if sum%10 != 0 {
+			return run
 		}
-	}
-	return false
+		return maskedAccount(run)
+	})
 }
 
 var ibanForm = regexp.MustCompile(`^[A-Z]{2}\d{2}[A-Z0-9]{11,30}$`)

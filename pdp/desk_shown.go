@@ -1,9 +1,8 @@
 package pdp
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -17,14 +16,24 @@ import (
 	"github.com/kelpie-authz/kelpie/store"
 )
 
-// What an approver is shown at most. What is left out is said, so that nobody
-// takes a part for the whole.
+// What an approver can be shown at most of one call. One that is more is not asked
+// about: nobody says yes to what he cannot see.
 const (
-	maxShownMembers = 64
-	maxShownBytes   = 512 // of one value
-	maxNameBytes    = 256
-	maxShownTotal   = 16 << 10 // of all names and values of the parameters, and as much of the context
+	maxShownMembers = 2000
+	maxNameBytes    = 1024
+	maxShownTotal   = 256 << 10 // of all names and values of the parameters, and as much of the context
 )
+
+// What of it is shown where there are many, and kept of what has ended. What is left
+// out is said, so that nobody takes a part for the whole.
+const (
+	maxBriefMembers = 80
+	maxBriefBytes   = 512 // of one value
+	maxBriefTotal   = 32 << 10
+)
+
+// errUnshowable says that a call cannot be shown whole.
+var errUnshowable = errors.New("there are more or longer members than a human can be shown")
 
 // shown is what [store.Approval.Shown] holds.
 type shown struct {
@@ -35,8 +44,10 @@ type shown struct {
 	// Whole says that nothing was cut. What an earlier release wrote does not say so,
 	// and counts as cut.
 	Whole bool `json:"whole,omitempty"`
-	// partial says that something is not shown.
-	partial bool
+	// Masked says that something is hidden since it looks like a secret.
+	Masked bool `json:"masked,omitempty"`
+	// partial says that something was not seen, and unshowable that it is too much.
+	partial, unshowable bool
 }
 
 type shownDetail struct {
@@ -63,7 +74,11 @@ func shownOf(ask *ApprovalAsk, salt string) ([]byte, error) {
 		if err := s.bound(b); err != nil {
 			return nil, err
 		}
-		if !s.partial && !s.holdsSecret() {
+		if s.unshowable {
+			return nil, errUnshowable
+		}
+		s.Masked = s.holdsSecret()
+		if !s.partial && !s.Masked {
 			var err error
 			if s.Shape, err = shapeOf(b, salt); err != nil {
 				return nil, err
@@ -132,16 +147,12 @@ func (s *shown) said(name, value string) {
 func (s *shown) members(name string, object map[string]any) {
 	w := leaves{shown: s, room: maxShownMembers, bytes: maxShownTotal}
 	w.walk(name, "", object)
-	if w.left > 0 {
-		s.partial = true
-		s.said(name, fmt.Sprintf("%d more members are not shown", w.left))
-	}
 }
 
 type leaves struct {
-	shown      *shown
-	room, left int
-	bytes      int
+	shown *shown
+	room  int
+	bytes int
 }
 
 // walk shows one value. member is the name that it has by itself, which tells a
@@ -160,7 +171,7 @@ func (w *leaves) walk(path, member string, value any) {
 		slices.Sort(names)
 		for _, name := range names {
 			inner := name
-			if _, hidden := maskedText(member, "x"); hidden {
+			if namesHidden(member) {
 				inner = member
 			}
 			w.walk(pathOf(path, name), inner, v[name])
@@ -173,19 +184,13 @@ func (w *leaves) walk(path, member string, value any) {
 			w.walk(path+"["+strconv.Itoa(i)+"]", member, element)
 		}
 	default:
-		text, cut := shownValue(member, v)
-		w.shown.partial = w.shown.partial || cut
-		w.leaf(path, text)
+		w.leaf(path, shownValue(member, v))
 	}
 }
 
 func (w *leaves) leaf(path, value string) {
-	if len(path) > maxNameBytes { // Also where pathOf has cut a name.
-		w.shown.partial = true
-		path = cutShown(path, maxNameBytes/2) + "..." + path[runeStart(path, len(path)-maxNameBytes/2):]
-	}
-	if w.room == 0 || w.bytes < len(path)+len(value) {
-		w.left++
+	if len(path) > maxNameBytes || w.room == 0 || w.bytes < len(path)+len(value) {
+		w.shown.unshowable = true
 		return
 	}
 	w.room--
@@ -194,22 +199,23 @@ func (w *leaves) leaf(path, value string) {
 }
 
 // shownValue writes a leaf as JSON, so that "1" and 1 look as different as they are.
-// cut tells whether it is the beginning alone; a secret is masked and not cut.
-func shownValue(member string, value any) (text string, cut bool) {
+// What is masked whole has no quotes.
+func shownValue(member string, value any) string {
 	switch v := value.(type) {
 	case string:
-		if text, hidden := maskedText(member, v); hidden {
-			return text, false
+		text, whole := maskedText(member, v)
+		if whole {
+			return text
 		}
-		return quoted(v)
+		return `"` + visible(text) + `"`
 	case int64:
-		return shownNumber(member, strconv.FormatInt(v, 10)), false
+		return shownNumber(member, strconv.FormatInt(v, 10))
 	case float64:
-		return shownNumber(member, number(v)), false
+		return shownNumber(member, number(v))
 	case bool:
-		return strconv.FormatBool(v), false
+		return strconv.FormatBool(v)
 	default:
-		return "null", false
+		return "null"
 	}
 }
 
@@ -226,14 +232,37 @@ func number(f float64) string {
 	return strconv.FormatFloat(f, 'g', -1, 64)
 }
 
-// quoted writes a text in quotes, and says how long it is if it is cut.
-func quoted(text string) (shown string, cut bool) {
-	if len(text) <= maxShownBytes {
-		return `"` + visible(text) + `"`, false
+// brief is as much of it as is shown beside others, in the same order.
+func (s *shown) brief() *shown {
+	out, total := *s, 0
+	out.Details = nil
+	for i, d := range s.Details {
+		if len(d.Value) > maxBriefBytes {
+			out.Whole = false
+			d.Value = cutShown(d.Value, maxBriefBytes) + fmt.Sprintf("... (the beginning of %d bytes)", len(d.Value))
+		}
+		if total += len(d.Name) + len(d.Value); i >= maxBriefMembers || total > maxBriefTotal {
+			out.Whole = false
+			out.said(parametersShown, fmt.Sprintf("%d more members are not shown", len(s.Details)-i))
+			break
+		}
+		out.Details = append(out.Details, d)
 	}
-	sum := sha256.Sum256([]byte(text))
-	return `"` + visible(cutShown(text, maxShownBytes)) + fmt.Sprintf(`"... (the beginning of %d bytes; SHA-256 %s)`,
-		len(text), hex.EncodeToString(sum[:8])), true
+	return &out
+}
+
+// shortened is what is kept of what was shown once an approval has ended.
+func shortened(raw []byte) []byte {
+	var s shown
+	if len(raw) <= maxBriefTotal || json.Unmarshal(raw, &s) != nil {
+		return raw
+	}
+	s.Shape = nil
+	short, err := json.Marshal(s.brief())
+	if err != nil {
+		return raw
+	}
+	return short
 }
 
 // cutShown cuts between two characters.
@@ -283,7 +312,7 @@ func pathOf(path, name string) string {
 	}
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 	if name == "" || strings.Trim(name, plain) != "" {
-		return path + `["` + visible(cutShown(name, maxNameBytes)) + `"]`
+		return path + `["` + visible(name) + `"]`
 	}
 	return path + "." + name
 }

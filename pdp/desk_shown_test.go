@@ -53,8 +53,13 @@ func TestSecretsAreMasked(t *testing.T) {
 		{`{"credentials":{"user":"bob","code":[7,"hunter2"]}}`, "parameters.credentials.code[1]", "[masked]"},
 		{`{"credentials":{"user":"bob","code":[7,"hunter2"]}}`, "parameters.credentials.code[0]", "[masked]"},
 		{`{"header":"Bearer abcdefgh12345678"}`, "parameters.header", "[masked]"},
-		{`{"url":"https://bob:hunter2@example.com/"}`, "parameters.url", "[masked]"},
-		{`{"text":"use password: hunter2"}`, "parameters.text", "[masked]"},
+		{`{"url":"https://bob:hunter2@example.com/"}`, "parameters.url", `"[masked]example.com/"`},
+		{`{"text":"use password: hunter2"}`, "parameters.text", `"use [masked]"`},
+		{`{"text":"rm -rf /srv/prod # token=hunter2 then"}`, "parameters.text", `"rm -rf /srv/prod # [masked] then"`},
+		{`{"text":"password: hunter2"}`, "parameters.text", "[masked]"},
+		{`{"user_pwd":"hunter2"}`, "parameters.user_pwd", "[masked]"},
+		{`{"passcode":"hunter2"}`, "parameters.passcode", "[masked]"},
+		{`{"a":"[masked]"}`, "parameters.a", `"[masked]"`},
 		{`{"text":"ghp_abcdefghijklmnop1234"}`, "parameters.text", "[masked]"},
 		{`{"text":"AKIAIOSFODNN7EXAMPLE"}`, "parameters.text", "[masked]"},
 		{`{"text":"-----BEGIN RSA PRIVATE KEY-----"}`, "parameters.text", "[masked]"},
@@ -63,7 +68,7 @@ func TestSecretsAreMasked(t *testing.T) {
 		{`{"card":"4111 1111 1111 1111"}`, "parameters.card", "[masked]...1111"},
 		{`{"text":"4111111111111111"}`, "parameters.text", "[masked]...1111"},
 		{`{"n":4111111111111111}`, "parameters.n", "[masked]...1111"},
-		{`{"text":"pay with 4111-1111-1111-1111 please"}`, "parameters.text", "[masked]"},
+		{`{"text":"pay with 4111-1111-1111-1111 please"}`, "parameters.text", `"pay with [masked]...1111 please"`},
 		{`{"iban":"DE89 3704 0044 0532 0130 00"}`, "parameters.iban", "[masked]...3000"},
 		{`{"to":"GB82WEST12345698765432"}`, "parameters.to", "[masked]...5432"},
 		{`{"iban":"DE"}`, "parameters.iban", "[masked]"},
@@ -122,39 +127,68 @@ func TestAttackCardSpoofing(t *testing.T) {
 	}
 }
 
-// However much there is, what is shown is bounded, and says what is left out.
+// However much there is, a human is shown all of it or not asked; where there are
+// many, what is shown of each is bounded, and says what is left out.
 func TestWhatIsShownIsBounded(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t, 1)
-	long := details(t, o, `{"a":"`+strings.Repeat("long word ", 5000)+`"}`)["parameters.a"]
-	if len(long) > 700 || !strings.Contains(long, "(the beginning of 50000 bytes; SHA-256 ") {
-		t.Errorf("%d bytes: %s", len(long), long)
+	if long := details(t, o, `{"a":"`+strings.Repeat("long word ", 5000)+`"}`)["parameters.a"]; len(long) != 50_002 {
+		t.Errorf("%d bytes of a text of 50,000", len(long))
 	}
-	cutHere := details(t, o, `{"a":"`+strings.Repeat("€", 5000)+`"}`)["parameters.a"]
-	if strings.Contains(cutHere, `\x`) {
-		t.Errorf("cut within a character: %s", cutHere)
+	cutHere := brief(t, o, `{"a":"`+strings.Repeat("€", 5000)+`"}`)["parameters.a"]
+	if strings.Contains(cutHere, `\x`) || len(cutHere) > 600 || !strings.HasSuffix(cutHere, "... (the beginning of 15002 bytes)") {
+		t.Errorf("%d bytes: %s", len(cutHere), cutHere)
 	}
-	var members strings.Builder
-	for i := range 3000 {
-		fmt.Fprintf(&members, `,"m%d":%d`, i, i)
+	if got := details(t, o, members(1500)); len(got) != 1502 {
+		t.Errorf("%d shown of 1,500", len(got))
 	}
-	if got := details(t, o, "{"+members.String()[1:]+"}"); got["parameters"] != "2936 more members are not shown" {
+	if got := brief(t, o, members(1500)); got["parameters"] != "1422 more members are not shown" {
 		t.Errorf("%d shown, %q", len(got), got["parameters"])
 	}
-	escapes := details(t, o, `{"a":[`+strings.Repeat(`"`+strings.Repeat(`\u0001`, 300)+`",`, 30)+`1]}`)
+	escapes := brief(t, o, `{"a":[`+strings.Repeat(`"`+strings.Repeat(`\u0001`, 300)+`",`, 30)+`1]}`)
 	total := 0
 	for name, value := range escapes {
 		total += len(name) + len(value)
 	}
-	if total > 20<<10 || !strings.Contains(escapes["parameters"], "more members are not shown") {
-		t.Errorf("%d bytes, %q", total, escapes["parameters"])
+	if total > 34<<10 {
+		t.Errorf("%d bytes", total)
 	}
-	deep := strings.Repeat(`{"`+strings.Repeat("n", 250)+`":`, 31) + "1" + strings.Repeat("}", 31)
-	for name := range details(t, o, deep) {
-		if len(name) > 300 {
-			t.Errorf("a name of %d bytes", len(name))
+	for what, parameters := range map[string]string{
+		"many members":  members(3000),
+		"a long path":   strings.Repeat(`{"`+strings.Repeat("n", 250)+`":`, 31) + "1" + strings.Repeat("}", 31),
+		"a long name":   `{"` + strings.Repeat("n", 1025) + `":1}`,
+		"what is large": `{"a":[` + strings.Repeat(`"`+strings.Repeat(`\u0001`, 1000)+`",`, 8) + strings.Repeat(`"`+strings.Repeat("\u200b", 1000)+`",`, 5) + `1],"b":{"` + strings.Repeat("m", 900) + `":[` + strings.Repeat("1,", 400) + `1]}}`,
+	} {
+		o.clock.advance(3600e9)
+		dec := o.want(t, with(payRent, func(r *pdp.Request) { r.ParametersJSON = []byte(parameters) }), pdp.Deny, pdp.ReasonParametersUnavailable)
+		if !strings.Contains(dec.Message, "send fewer") || dec.Approval != nil {
+			t.Errorf("%s: %s, %+v", what, dec.Message, dec.Approval)
 		}
 	}
+}
+
+// members are parameters with so many members.
+func members(n int) string {
+	var out strings.Builder
+	for i := range n {
+		fmt.Fprintf(&out, `,"m%d":%d`, i, i)
+	}
+	return "{" + out.String()[1:] + "}"
+}
+
+// brief is details as a list has them.
+func brief(tb testing.TB, o *office, parameters string) map[string]string {
+	tb.Helper()
+	details(tb, o, parameters)
+	list, _, err := o.desk.List(tb.Context(), pdp.ApprovalFilter{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, d := range list[0].Details {
+		out[d.Name] = d.Value
+	}
+	return out
 }
 
 func TestParametersThatWereNotSeen(t *testing.T) {
@@ -175,37 +209,25 @@ func TestParametersThatWereNotSeen(t *testing.T) {
 	}
 }
 
-// Whatever is cut says so apart from the words, so that nobody offers a quick yes
-// to a part, and nothing like it is allowed in future. A masked secret is no cut.
+// Whatever is cut or hidden says so apart from the words, so that nobody offers a
+// quick yes to a part.
 func TestWhatIsCutIsPartial(t *testing.T) {
 	t.Parallel()
-	members := func(n int) string {
-		var out strings.Builder
-		for i := range n {
-			fmt.Fprintf(&out, `,"m%d":%d`, i, i)
-		}
-		return "{" + out.String()[1:] + "}"
-	}
 	value := func(n int) string { return `{"a":"` + strings.Repeat("v ", n/2) + `"}` }
-	name := func(n int) string { return `{"` + strings.Repeat("n ", n/2) + `":1}` }
 	for what, tc := range map[string]struct {
-		parameters string
-		change     func(*pdp.Request)
-		partial    bool
+		parameters      string
+		change          func(*pdp.Request)
+		partial, masked bool
 	}{
-		"nothing":                   {parameters: `{}`},
-		"no parameters":             {change: func(r *pdp.Request) { r.ParametersJSON = nil }},
-		"the longest value":         {parameters: value(512)},
-		"a longer value":            {parameters: value(514), partial: true},
-		"a longer value in a list":  {parameters: `{"a":[{"b":` + value(514) + `}]}`, partial: true},
-		"a secret":                  {parameters: `{"password":"` + strings.Repeat("hunter2", 100) + `"}`},
-		"as many members":           {parameters: members(64)},
-		"a member more":             {parameters: members(65), partial: true},
-		"a long name":               {parameters: name(200)},
-		"a longer name":             {parameters: name(258), partial: true},
-		"a longer name of letters":  {parameters: `{"` + strings.Repeat("n", 258) + `":1}`, partial: true},
-		"a longer name with values": {parameters: `{"` + strings.Repeat("n ", 129) + `":{"a":1}}`, partial: true},
-		"a longer path":             {parameters: `{"` + strings.Repeat("n", 200) + `":{"` + strings.Repeat("m", 200) + `":1}}`, partial: true},
+		"nothing":                  {parameters: `{}`},
+		"no parameters":            {change: func(r *pdp.Request) { r.ParametersJSON = nil }},
+		"the longest value":        {parameters: value(510)}, // and its quotes
+		"a longer value":           {parameters: value(512), partial: true},
+		"a longer value in a list": {parameters: `{"a":[{"b":` + value(514) + `}]}`, partial: true},
+		"a secret":                 {parameters: `{"password":"` + strings.Repeat("hunter2", 100) + `"}`, masked: true},
+		"a secret in a text":       {parameters: `{"text":"use password: hunter2 for it"}`, masked: true},
+		"as many members":          {parameters: members(78)},
+		"a member more":            {parameters: members(79), partial: true},
 		"a longer value of the context": {parameters: `{}`, change: func(r *pdp.Request) {
 			r.Context = map[string]any{"channel": strings.Repeat("v ", 257)}
 		}, partial: true},
@@ -217,16 +239,23 @@ func TestWhatIsCutIsPartial(t *testing.T) {
 				tc.change(r)
 			}
 		}))
-		rec, err := o.desk.Get(t.Context(), id)
-		if err != nil || rec.Partial != tc.partial {
-			t.Errorf("%s: partial %v, %v: %v", what, rec.Partial, err, rec.Details)
+		list, _, err := o.desk.List(t.Context(), pdp.ApprovalFilter{})
+		if err != nil || list[0].Partial != tc.partial || list[0].Masked != tc.masked {
+			t.Errorf("%s: partial %v, masked %v, %v: %v", what, list[0].Partial, list[0].Masked, err, list[0].Details)
 		}
-		if tc.partial {
-			terms := pdp.StandingTerms{Uses: 3}
-			if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: controller, Standing: &terms}); err == nil || terms.Made != "" {
-				t.Errorf("%s: a standing grant, %v", what, err)
-			}
+		if rec, err := o.desk.Get(t.Context(), id); err != nil || rec.Partial || rec.Masked != tc.masked {
+			t.Errorf("%s: by itself: partial %v, masked %v, %v", what, rec.Partial, rec.Masked, err)
 		}
+		o.no(t, id, lead)
+		if rec, err := o.desk.Get(t.Context(), id); err != nil || len(o.store.row(id).Shown) > 40<<10 || len(rec.Details) == 0 {
+			t.Errorf("%s: once it has ended: %d bytes, %v", what, len(o.store.row(id).Shown), err)
+		}
+	}
+	o := newOffice(t, 1)
+	id := o.opened(t, with(payRent, func(r *pdp.Request) { r.ParametersJSON = []byte(value(60_000)) }))
+	o.no(t, id, lead)
+	if rec, err := o.desk.Get(t.Context(), id); err != nil || !rec.Partial || len(o.store.row(id).Shown) > 2<<10 {
+		t.Errorf("of what has ended %d bytes are kept, partial %v, %v", len(o.store.row(id).Shown), rec.Partial, err)
 	}
 }
 

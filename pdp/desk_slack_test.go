@@ -31,6 +31,15 @@ func TestAVoteOverSlack(t *testing.T) {
 	}
 }
 
+// Nor does it count where a card cannot have had all that there is to judge.
+func TestAVoteOverSlackOnWhatIsHidden(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, 1, func(c *pdp.DeskConfig) { c.Verified = func() bool { return true } })
+	id := o.opened(t, with(payRent, func(r *pdp.Request) { r.ParametersJSON = []byte(`{"token":"hunter2"}`) }))
+	o.refused(t, id, overSlack("controller@example.com"), pdp.ErrNotEligible)
+	o.yes(t, id, controller)
+}
+
 // A yes over Slack does not outlast that the call's risk was what Slack is good for.
 func TestAVoteOverSlackWhenTheRiskRises(t *testing.T) {
 	t.Parallel()

@@ -68,6 +68,8 @@ const (
 	FoundBreakGlass
 	// FoundQuota: the agent has too many pending ones; none was opened.
 	FoundQuota
+	// FoundUnshowable: the call has more to judge than a human can be shown; none was opened.
+	FoundUnshowable
 )
 
 // ApprovalStatus is a store's answer.

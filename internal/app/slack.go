@@ -46,7 +46,7 @@ func (a *App) slackCard(ctx context.Context, id string) (*slack.Card, error) {
 func cardOf(r *pdp.ApprovalRecord) *slack.Card {
 	c := &slack.Card{
 		ID: r.ID, Digest: r.Digest, Pending: r.State == pdp.ApprovalPending, State: r.State.String(),
-		Buttons: !r.Partial && (r.Risk == "read" || r.Risk == "write"),
+		Buttons: !r.Partial && !r.Masked && (r.Risk == "read" || r.Risk == "write"),
 		Risk:    r.Risk, Action: judged(r.Action), Agent: judged(r.Agent), Owner: judged(r.Owner),
 		Subject: judged(r.Subject), Resource: judged(r.Resource), Why: judged(r.Why), ExpiresAt: r.ExpiresAt,
 	}

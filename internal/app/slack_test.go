@@ -88,7 +88,7 @@ func golden(t *testing.T, name, blocks string) {
 // With answers on, there are buttons where nothing is cut, and nowhere else.
 func TestCardSpoofing(t *testing.T) {
 	t.Parallel()
-	partial := []string{"50 kB", "many", "a value cut by the desk", "a value cut by the card", "a long name", "65 members"}
+	partial := []string{"50 kB", "many", "a secret", "a secret in a text", "a value cut by the card", "a long name", "many short members"}
 	for name, parameters := range map[string]string{
 		"plain":       `{"title":"a duplicate","amount":820}`,
 		"markup":      `{"note":"*approved* <!channel> <https://evil.example|Approve> :white_check_mark: &amp; ~_` + "`x`" + `"}`,
@@ -100,12 +100,12 @@ func TestCardSpoofing(t *testing.T) {
 		"fake blocks": `{"note":"\"},{\"type\":\"actions\",\"elements\":[{\"type\":\"button\"}]},{\"a\":\""}`,
 		"a secret":    `{"password":"` + testkit.Secret + `","card":"4111111111111111"}`,
 
-		"the longest value":       `{"note":"` + strings.Repeat("A ", 256) + `"}`,
-		"a value cut by the desk": `{"note":"` + strings.Repeat("A ", 257) + `"}`,
+		"a long value":            `{"note":"` + strings.Repeat("A ", 300) + `"}`,
 		"a value cut by the card": `{"note":"` + strings.Repeat(`\u0001`, 200) + `"}`,
-		"a long name":             `{"` + strings.Repeat("A ", 129) + `":1}`,
+		"a long name":             `{"` + strings.Repeat("A ", 400) + `":1}`,
 		"64 members":              `{` + strings.TrimSuffix(shortMembers(64), ",") + `}`,
-		"65 members":              `{` + strings.TrimSuffix(shortMembers(65), ",") + `}`,
+		"many short members":      `{` + strings.TrimSuffix(shortMembers(1500), ",") + `}`,
+		"a secret in a text":      `{"note":"rm -rf /srv/prod # token=` + testkit.Secret + `"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -19,7 +19,7 @@ import (
 // them an answer would be larger than clients take.
 func listed(r *pdp.ApprovalRecord) *approvalv1.Approval {
 	out := approvalOf(r)
-	out.Details, out.Recent = nil, ""
+	out.Details, out.Recent, out.Partial = nil, "", true
 	for _, need := range out.GetRequirements() {
 		need.Approvers = nil
 	}
@@ -33,7 +33,7 @@ func approvalOf(r *pdp.ApprovalRecord) *approvalv1.Approval {
 		Agent: text(r.Agent), Owner: text(r.Owner), Subject: text(r.Subject), Action: text(r.Action), Resource: text(r.Resource),
 		Risk: text(r.Risk), Gateway: text(r.Gateway), DecisionId: text(r.DecisionID), PolicyVersion: text(r.PolicyVersion),
 		Recent: text(r.Recent), OpenedAt: timestamp(r.OpenedAt), ExpiresAt: timestamp(r.ExpiresAt), EndedAt: timestamp(r.EndedAt),
-		EndedBy: text(r.EndedBy), Why: text(r.Why), UsedBy: text(r.UsedBy),
+		EndedBy: text(r.EndedBy), Why: text(r.Why), UsedBy: text(r.UsedBy), Partial: r.Partial, Masked: r.Masked,
 	}
 	if g := r.Grant; g != nil {
 		out.Grant = &approvalv1.StandingGrant{From: text(g.From), Resource: text(g.Resource), MaxCost: g.MaxCost, MaxUses: count(g.MaxUses), Uses: count(g.Uses)}

@@ -155,7 +155,13 @@ type Approval struct {
 	// The decision that used it; empty: none did.
 	UsedBy string `protobuf:"bytes,23,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
 	// Not empty for a standing grant, which is no approval of one call.
-	Grant         *StandingGrant `protobuf:"bytes,24,opt,name=grant,proto3" json:"grant,omitempty"`
+	Grant *StandingGrant `protobuf:"bytes,24,opt,name=grant,proto3" json:"grant,omitempty"`
+	// The details do not have all of the call: the parameters were not seen whole, or
+	// something of them is cut, as Watch cuts what is long. Get has all that was seen,
+	// until it has ended.
+	Partial bool `protobuf:"varint,25,opt,name=partial,proto3" json:"partial,omitempty"`
+	// Something in the details looks like a secret and is hidden.
+	Masked        bool `protobuf:"varint,26,opt,name=masked,proto3" json:"masked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +362,20 @@ func (x *Approval) GetGrant() *StandingGrant {
 		return x.Grant
 	}
 	return nil
+}
+
+func (x *Approval) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+func (x *Approval) GetMasked() bool {
+	if x != nil {
+		return x.Masked
+	}
+	return false
 }
 
 // StandingGrant allows calls like one that was approved, without asking again.
@@ -1877,7 +1897,7 @@ var File_kelpie_approval_v1_approval_proto protoreflect.FileDescriptor
 
 const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\n" +
-	"!kelpie/approval/v1/approval.proto\x12\x12kelpie.approval.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x06\n" +
+	"!kelpie/approval/v1/approval.proto\x12\x12kelpie.approval.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\a\n" +
 	"\bApproval\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x127\n" +
@@ -1905,7 +1925,9 @@ const file_kelpie_approval_v1_approval_proto_rawDesc = "" +
 	"\bended_by\x18\x15 \x01(\tR\aendedBy\x12\x10\n" +
 	"\x03why\x18\x16 \x01(\tR\x03why\x12\x17\n" +
 	"\aused_by\x18\x17 \x01(\tR\x06usedBy\x127\n" +
-	"\x05grant\x18\x18 \x01(\v2!.kelpie.approval.v1.StandingGrantR\x05grant\"\x82\x02\n" +
+	"\x05grant\x18\x18 \x01(\v2!.kelpie.approval.v1.StandingGrantR\x05grant\x12\x18\n" +
+	"\apartial\x18\x19 \x01(\bR\apartial\x12\x16\n" +
+	"\x06masked\x18\x1a \x01(\bR\x06masked\"\x82\x02\n" +
 	"\rStandingGrant\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x19\n" +
