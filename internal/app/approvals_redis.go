@@ -39,7 +39,7 @@ func (a *App) shareApprovals(ctx context.Context) (*redisstore.Store, error) {
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("redis: %w; docs/approvals.md has what its user must be allowed to do", err)
+		return nil, fmt.Errorf("redis: %w", err)
 	}
 	return shared, a.register(approvalMetrics{shared})
 }

@@ -2,11 +2,14 @@ package app_test
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	adminv1 "github.com/kelpie-authz/kelpie/gen/kelpie/admin/v1"
+	"github.com/kelpie-authz/kelpie/internal/app"
 	"github.com/kelpie-authz/kelpie/internal/config"
 	"github.com/kelpie-authz/kelpie/internal/testkit"
 )
@@ -52,4 +55,44 @@ func TestIdleReplicaTells(t *testing.T) {
 	redis.Restart(t)
 	r.awaitBreaker(t, false)
 	testkit.Eventually(t, "the line of its return", func() bool { return strings.Contains(r.stderr.String(), "Redis answers again") })
+}
+
+// Where the user of Redis may do what limits need and no more, a server that keeps
+// approvals there does not start, and says what to grant.
+func TestStartNamesRightsOfApprovals(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join(testkit.Root(t), "docs", "operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^ACL SETUSER kelpie on >PASSWORD .*$`).FindString(string(page))
+	redis := testkit.StartRedis(t, testkit.RedisConfig{})
+	var rule []any
+	for word := range strings.FieldsSeq(strings.ReplaceAll(line, "PASSWORD", testkit.Secret)) {
+		rule = append(rule, word)
+	}
+	redis.Do(t, rule...)
+	share := sharing(t, redis)
+	as := func(c *config.Config) {
+		share(c)
+		c.Redis.URL, c.Redis.Password = strings.Replace(redis.URL(), "://", "://kelpie@", 1), testkit.Secret
+	}
+	cfg := config.Default()
+	as(cfg)
+	cfg.State = filepath.Join(t.TempDir(), "state")
+	_, err = app.New(t.Context(), cfg, app.Deps{Stdout: &testkit.Buffer{}, Stderr: &testkit.Buffer{}, Embedded: true})
+	if err == nil {
+		t.Fatal("it starts")
+	}
+	granted := regexp.MustCompile(`redis: keep approvals in Redis: its user may not do what approvals need; grant it on each server: (ACL SETUSER kelpie &kelpie:\* .*\+zinter .*) \(docs/approvals\.md has the whole line`)
+	got := granted.FindStringSubmatch(err.Error())
+	if got == nil {
+		t.Fatalf("it says %v", err)
+	}
+	rule = nil
+	for word := range strings.FieldsSeq(got[1]) {
+		rule = append(rule, word)
+	}
+	redis.Do(t, rule...)
+	start(t, as)
 }

@@ -20,6 +20,14 @@ func Writes(sha string) bool {
 	return sha == openScript.sha || sha == swapScript.sha || sha == pruneScript.sha
 }
 
+// CheckText is what the start tries.
+func CheckText() string { return checkText }
+
+// ScriptTexts are those that are run afterwards, by their names.
+func ScriptTexts() map[string]string {
+	return map[string]string{"begin": beginText, "read": readText, "open": openText, "swap": swapText, "list": listText, "prune": pruneText}
+}
+
 const fuzzName = "p:{p:approvals}:record:a"
 
 func fuzzSealer(tb testing.TB) *sealer {

@@ -124,32 +124,53 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	first, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if err := s.begin(first); err != nil {
+	if err := s.begin(first, cfg.Prefix); err != nil {
 		return nil, errors.Join(fmt.Errorf("keep approvals in Redis: %w", err), s.Close())
 	}
 	return s, nil
 }
 
-// begin tries what will be done, and listens. The first exchange makes the
-// connection, for which it is given time.
-func (s *Store) begin(ctx context.Context) error {
+// begin tries what will be done, and listens. What the user may not do is told all
+// at once, as far as it can be found.
+func (s *Store) begin(ctx context.Context, prefix string) error {
+	r := rights{prefix: prefix}
+	// Whether Redis knows the script already or not, it says whether this is allowed.
+	if _, err := s.check(ctx, "evalsha", checkScript.sha); err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") && !r.note(err) {
+		return err
+	}
+	lacks, err := s.check(ctx, "eval", checkScript.text)
+	if err != nil && !r.note(err) {
+		return err
+	}
+	r.take(lacks)
+	if err := s.listen(ctx); err != nil && !r.note(err) {
+		return err
+	}
+	if r.missing() {
+		return r.words(userOf(ctx, s.link.client))
+	}
+	return nil
+}
+
+// check runs the check. The first exchange makes the connection, for which it is
+// given time.
+func (s *Store) check(ctx context.Context, name, what string) (any, error) {
 	for {
 		bound, cancel := context.WithTimeout(ctx, s.link.timeout)
-		_, err := s.link.send(bound, "eval", checkScript.text, []string{s.names.check()}, []any{s.names.channel()})
+		got, err := s.link.send(bound, name, what, []string{s.names.check()}, []any{s.names.channel()})
 		cancel()
 		if err == nil {
-			break
+			return got, nil
 		}
 		if _, reply := errors.AsType[redis.Error](err); reply || ctx.Err() != nil {
-			return err
+			return nil, err
 		}
 		select { // nobody listens yet, or not in time
 		case <-ctx.Done():
-			return err
+			return nil, err
 		case <-time.After(firstProbe):
 		}
 	}
-	return s.listen(ctx)
 }
 
 // Stats returns the counts.

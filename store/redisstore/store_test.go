@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -139,18 +141,82 @@ func TestRights(t *testing.T) {
 	}
 	other := at(r.URL())
 	other.options, other.cfg.Prefix = s.options, "another"
-	if _, err := other.try(t.Context()); err == nil || !strings.Contains(err.Error(), "key") {
+	if _, err := other.try(t.Context()); err == nil || !strings.Contains(err.Error(), "ACL SETUSER kelpie ~another:* &another:* (") {
 		t.Errorf("with keys that it may not touch: %v", err)
 	}
 	r.Do(t, "acl", "setuser", "kelpie", "resetchannels")
-	if _, err := s.try(t.Context()); err == nil || !strings.Contains(err.Error(), "channel") {
+	if _, err := s.try(t.Context()); err == nil || !strings.Contains(err.Error(), "ACL SETUSER kelpie &"+s.cfg.Prefix+":* (") {
 		t.Errorf("with a channel that it may not use: %v", err)
 	}
 	r.Do(t, "acl", "setuser", "kelpie", "allchannels", "-info")
-	if _, err := s.try(t.Context()); err == nil {
-		t.Error("it opened without INFO")
+	if _, err := s.try(t.Context()); err == nil || !strings.Contains(err.Error(), "ACL SETUSER kelpie +info (") {
+		t.Errorf("without INFO: %v", err)
 	}
 	r.Do(t, "acl", "setuser", "kelpie", "+info") // for the end of the test
+}
+
+// Who may do what limits need and no more is told all that approvals need besides,
+// as what to say to Redis; and that is enough.
+func TestMissingRightsAreNamed(t *testing.T) {
+	t.Parallel()
+	r := testkit.StartRedis(t, testkit.RedisConfig{})
+	s := at("redis://kelpie@" + r.Addr)
+	s.options.Password = func() (string, error) { return "pw", nil }
+	r.Do(t, words("acl setuser kelpie reset on >pw ~"+s.cfg.Prefix+":*", documented(t, "operations.md", limitsLine, "\n"))...)
+	named := func() string {
+		t.Helper()
+		_, err := s.try(t.Context())
+		if err == nil {
+			t.Fatal("it opened without the rights that approvals need")
+		}
+		_, rest, found := strings.Cut(err.Error(), "its user may not do what approvals need; grant it on each server: ")
+		rule, _, whole := strings.Cut(rest, " (docs/approvals.md has the whole line, and ACL LOG lists what was refused)")
+		if !found || !whole || strings.Contains(err.Error(), "@user_script") {
+			t.Fatalf("it says %q", err)
+		}
+		return rule
+	}
+	rule, want := named(), "ACL SETUSER kelpie &"+s.cfg.Prefix+":* "+documented(t, "approvals.md", approvalsLine, "`")
+	if got := strings.Fields(rule); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(strings.Fields(want)))) {
+		t.Errorf("it names  %s\nwant      %s", rule, want)
+	}
+	r.Do(t, words(rule)...)
+	s.open(t)
+
+	// One by one, whatever else there is.
+	for _, right := range strings.Fields(rule)[3:] {
+		if right[0] == '&' {
+			r.Do(t, "acl", "setuser", "kelpie", "resetchannels")
+		} else {
+			r.Do(t, "acl", "setuser", "kelpie", "-"+right[1:])
+		}
+		if got := named(); got != "ACL SETUSER kelpie "+right {
+			t.Errorf("without %s it names %q", right, got)
+		}
+		r.Do(t, "acl", "setuser", "kelpie", right)
+	}
+	r.Do(t, "acl", "setuser", "kelpie", "resetkeys", "~other:*")
+	if got, want := named(), "ACL SETUSER kelpie ~"+s.cfg.Prefix+":*"; got != want {
+		t.Errorf("without its keys it names %q, want %q", got, want)
+	}
+	r.Do(t, "acl", "setuser", "kelpie", "~"+s.cfg.Prefix+":*", "-eval", "-evalsha")
+	if got := named(); got != "ACL SETUSER kelpie +eval +evalsha" {
+		t.Errorf("without scripts it names %q", got)
+	}
+	r.Do(t, "acl", "setuser", "kelpie", "+eval", "+evalsha")
+}
+
+// The check tries every command of the scripts.
+func TestCheckTriesAll(t *testing.T) {
+	t.Parallel()
+	tried := redisstore.CheckText()
+	for name, text := range redisstore.ScriptTexts() {
+		for _, m := range regexp.MustCompile(`call\('([A-Z]+)'`).FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(tried, "try('"+m[1]+"'") {
+				t.Errorf("%s uses %s, which the check does not try", name, m[1])
+			}
+		}
+	}
 }
 
 func TestOpenRefuses(t *testing.T) {
@@ -247,32 +313,44 @@ func consume(ctx context.Context, s store.Approvals, id, call string) error {
 	return s.Swap(ctx, a)
 }
 
+// Where the documents name rights.
+const (
+	limitsLine    = "ACL SETUSER kelpie on >PASSWORD ~kelpie:* "
+	approvalsLine = "`ACL SETUSER kelpie &kelpie:* "
+)
+
+// documented is what a page says between two texts.
+func documented(t *testing.T, page, from, to string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(testkit.Root(t), "docs", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), from)
+	part, _, ended := strings.Cut(rest, to)
+	if !found || !ended {
+		t.Fatalf("%s names no rights", page)
+	}
+	return part
+}
+
+// words are those of a command.
+func words(texts ...string) (out []any) {
+	for w := range strings.FieldsSeq(strings.Join(texts, " ")) {
+		out = append(out, w)
+	}
+	return out
+}
+
 // The rights that docs/approvals.md names, with those that limits need, are enough
 // for everything.
 func TestDocumentedRights(t *testing.T) {
 	t.Parallel()
-	line := func(page, from, to string) []string {
-		t.Helper()
-		text, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, rest, found := strings.Cut(string(text), from)
-		part, _, ended := strings.Cut(rest, to)
-		if !found || !ended {
-			t.Fatalf("%s names no rights", page)
-		}
-		return strings.Fields(part)
-	}
-	rights := append(line("operations.md", "ACL SETUSER kelpie on >PASSWORD ~kelpie:* ", "\n"), line("approvals.md", "[what limits need](operations.md#redis): `", "`")...)
 	r := testkit.StartRedis(t, testkit.RedisConfig{})
 	s := at("redis://kelpie@" + r.Addr)
 	s.options.Password = func() (string, error) { return "pw", nil }
-	rule := []any{"acl", "setuser", "kelpie", "reset", "on", ">pw", "~" + s.cfg.Prefix + ":*", "&" + s.cfg.Prefix + ":*"}
-	for _, right := range rights {
-		rule = append(rule, right)
-	}
-	r.Do(t, rule...)
+	rights := words(documented(t, "operations.md", limitsLine, "\n"), documented(t, "approvals.md", approvalsLine, "`"))
+	r.Do(t, append(words("acl setuser kelpie reset on >pw ~"+s.cfg.Prefix+":* &"+s.cfg.Prefix+":*"), rights...)...)
 	st := s.open(t)
 	approved(t, st, "yes")
 	if err := consume(t.Context(), st, "yes", "d"); err != nil {
