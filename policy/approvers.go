@@ -22,6 +22,10 @@ func (s *Snapshot) Requirement(rule string) (Requirement, bool) {
 	return s.approvals[i], true
 }
 
+// BreakGlassGroup is the name of the approver group whose members may break the
+// glass. No approval rule need name it.
+const BreakGlassGroup = "breakglass"
+
 // GroupMember is what a member of an approver group begins with that stands for all
 // who are in a group of the identity provider: oidc-group:security.
 const GroupMember = "oidc-group:"

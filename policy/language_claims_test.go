@@ -62,6 +62,7 @@ var languageClaims = []languageClaim{
 	{id: "Grants and risk/15", sum: "316f93e5"},
 	{id: "Grants and risk/16", sum: "aeae2fa8", elsewhere: "cli: the lint warning of a guardrail without approvers"},
 	{id: "Grants and risk/17", sum: "76b9d4ff"},
+	{id: "Grants and risk/18", sum: "296af127", elsewhere: "pdp: breaking the glass; cli: that lint asks for no rule that names the group"},
 	{id: "Match and when/1", sum: "4b0bac17"},
 	{id: "Match and when/2", sum: "b60bd852", elsewhere: "later issue: the id from a credential comes with identity; approvals: with their store"},
 	{id: "Match and when/3", sum: "5c4c982e"},

@@ -134,14 +134,15 @@ func (l *linter) roles() {
 }
 
 // approverGroups notes groups that nobody asks. Where the guardrail may ask
-// any configured approver, a group without a rule still has a say.
+// any configured approver, a group without a rule still has a say, and the one that
+// breaks the glass has its use without any.
 func (l *linter) approverGroups() {
 	guardrail := false
 	for _, h := range l.holdings {
 		guardrail = guardrail || l.isDestructive(h) && covering(l.gates[h.scope], h.agent) == "" && h.grant.GetUnattended() == ""
 	}
 	for _, name := range sortedKeys(l.doc.GetApprovers()) {
-		named := false
+		named := name == BreakGlassGroup
 		for _, rule := range l.doc.GetApprovals() {
 			named = named || slices.Contains(rule.GetApprovers(), name)
 		}

@@ -213,6 +213,32 @@ approvers: {s: {members: [m]}}
 	}
 }
 
+// The group that breaks the glass has its use without a rule; another has not.
+func TestLintLeavesTheBreakGlassGroup(t *testing.T) {
+	t.Parallel()
+	base, _ := lintExamples(t)
+	const guarded = `
+scopes: {d: {actions: [delete], resources: ["x/*"]}}
+agents: {c: {owner: o, networks: [cluster], scopes: [d]}}
+`
+	for _, also := range []string{"", guarded} {
+		for group, want := range map[string]int{policy.BreakGlassGroup: 0, "breakglasses": 1, "Breakglass": 1} {
+			got := 0
+			for _, f := range lintTexts(base, also+"\napprovers: {"+group+": {members: [m]}}\n") {
+				switch f.Code {
+				case "unused-approvers":
+					got++
+				case policy.CodeInvalid:
+					t.Error(f)
+				}
+			}
+			if got != want {
+				t.Errorf("unused-approvers comes %d times for the group %s, want %d", got, group, want)
+			}
+		}
+	}
+}
+
 func TestLintErrorsAreWhatStopsALoad(t *testing.T) {
 	t.Parallel()
 	docs := []policy.Document{{Name: "p.yaml", Data: []byte("agents:\n  a: {owner: o, scopes: [none], networks: [any], foo: 1}\n")}}

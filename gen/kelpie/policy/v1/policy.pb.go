@@ -801,7 +801,8 @@ func (x *Limit) GetLease() bool {
 	return false
 }
 
-// ApproverGroup is a group of humans who may say yes.
+// ApproverGroup is a group of humans who may say yes. The members of the one named breakglass may break the glass
+// (docs/approvals.md); they are approvers as those of every group are.
 type ApproverGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it is for, in a sentence.
