@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +22,8 @@ import (
 // built from this tree first in PATH. What a fence says after its language:
 //
 //	```console              commands after "$ ", the rest is their output
-//	```console background   its one command serves until the end of the file
+//	```console background   its one command serves until the next such block, or the end
+//	                        of the file
 //	```sh run               a script that must succeed; its output is not looked at
 //	```sh norun WHY         not run, for the reason given
 //
@@ -97,6 +99,8 @@ type session struct {
 	// ports has the documented address and the one in its place.
 	ports  map[string]string
 	health string
+	// stop ends the server that serves; nil: none does.
+	stop func()
 }
 
 func runBlocks(t *testing.T, root, bin string, blocks []testkit.Block) {
@@ -197,12 +201,16 @@ func (s *session) command(t *testing.T, c testkit.Command) {
 	}
 }
 
-// serve starts a server and waits until it is ready; it runs until the test ends.
+// serve starts a server and waits until it is ready; it runs until the next one
+// does, which has its addresses, or the test ends.
 func (s *session) serve(t *testing.T, b testkit.Block) {
 	t.Helper()
 	commands := b.Commands()
 	if len(commands) != 1 {
 		t.Fatalf("line %d: a background block has one command, this has %d", b.Line, len(commands))
+	}
+	if s.stop != nil {
+		s.stop()
 	}
 	var out bytes.Buffer
 	cmd := s.shell(context.WithoutCancel(t.Context()), "exec "+commands[0].Text)
@@ -212,7 +220,7 @@ func (s *session) serve(t *testing.T, b testkit.Block) {
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		// It has gone already if this fails, and then exited says how.
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
@@ -226,6 +234,7 @@ func (s *session) serve(t *testing.T, b testkit.Block) {
 			t.Errorf("%s: did not stop\n%s", commands[0].Text, out.String())
 		}
 	})
+	t.Cleanup(s.stop)
 	deadline := time.Now().Add(startTimeout)
 	for !ready(s.health) {
 		if time.Now().After(deadline) {

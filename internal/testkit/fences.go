@@ -18,7 +18,7 @@ func (b *Block) Runs() bool {
 	return b.Lang == "console" || (b.Lang == "sh" && b.Mark == "run")
 }
 
-// Background reports whether its command serves until the end of the file.
+// Background reports whether its command serves while others are run.
 func (b *Block) Background() bool { return b.Lang == "console" && b.Mark == "background" }
 
 // Unmarked reports a block of commands that nobody decided about.
