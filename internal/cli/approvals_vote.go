@@ -146,11 +146,7 @@ func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id s
 	}
 	p := env.printer()
 	a := found.GetApproval()
-	if f.yes {
-		if !f.asJSON {
-			p.summary(a)
-		}
-	} else {
+	if !f.yes {
 		// Standard output is for what came of it.
 		screen := &printer{w: env.Stderr, color: isTerminal(env.Stderr) && p.color}
 		screen.approval(a, env.Now())
@@ -175,6 +171,10 @@ func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id s
 	if f.asJSON {
 		p.approvalJSON(said)
 	} else {
+		if f.yes {
+			// Not before: standard output is for what was done.
+			p.summary(a)
+		}
 		p.outcome(said.GetApproval(), env.Now())
 		if made, ok := said.(*approvalv1.ApproveResponse); ok && made.GetStanding() != "" {
 			p.printf("STANDING: %d more calls like it go through without asking; `kelpie approvals cancel %s` takes that back.\n", terms.GetUses(), made.GetStanding())
