@@ -85,7 +85,7 @@ func (d *paperDesk) change(b *pdp.Ballot, f func(r *pdp.ApprovalRecord)) (*pdp.A
 	if err != nil {
 		return nil, err
 	}
-	if r.State != pdp.ApprovalPending {
+	if r.State != pdp.ApprovalPending && (r.State != pdp.ApprovalApproved || r.Grant == nil) {
 		return nil, fmt.Errorf("%w: it is %s", pdp.ErrApprovalDecided, r.State)
 	}
 	if !slices.ContainsFunc(r.Requirements, func(n pdp.ApprovalRequirementState) bool {
@@ -118,7 +118,11 @@ func (d *paperDesk) Deny(_ context.Context, b *pdp.Ballot) (*pdp.ApprovalRecord,
 
 func (d *paperDesk) Cancel(_ context.Context, b *pdp.Ballot) (*pdp.ApprovalRecord, error) {
 	return d.change(b, func(r *pdp.ApprovalRecord) {
-		r.State, r.EndedAt, r.EndedBy, r.Why = pdp.ApprovalCancelled, noon(), b.Person.String(), b.Reason
+		to := pdp.ApprovalCancelled
+		if r.State == pdp.ApprovalApproved {
+			to = pdp.ApprovalRevoked
+		}
+		r.State, r.EndedAt, r.EndedBy, r.Why = to, noon(), b.Person.String(), b.Reason
 	})
 }
 
@@ -190,6 +194,49 @@ func records() []pdp.ApprovalRecord {
 			r.State, r.EndedAt, r.UsedBy, r.Agent = pdp.ApprovalConsumed, noon(), "d-77", "org-admin"
 			r.Risk, r.Requirements[0].Groups = "admin", nil
 		}),
+	}
+}
+
+// grants are what a desk has of standing grants and broken glasses: each in force
+// and ended in each way that there is.
+func grants() []pdp.ApprovalRecord {
+	base := pdp.ApprovalRecord{
+		Version: 2, Agent: "lead-router", Action: "update", Resource: "salesforce/leads/*", Risk: "write",
+		OpenedAt: noon().Add(-time.Hour), ExpiresAt: noon().Add(30 * time.Minute),
+		Requirements: []pdp.ApprovalRequirementState{{Rule: "approvals/writes", Quorum: 1, Approvers: []string{"security-oncall@example.com"}}},
+	}
+	with := func(n int, state pdp.ApprovalState, change func(r *pdp.ApprovalRecord)) pdp.ApprovalRecord {
+		r := base
+		r.ID, r.State = fmt.Sprintf("apr_%032x", n), state
+		if state != pdp.ApprovalApproved && state != pdp.ApprovalPending {
+			r.EndedAt = noon().Add(-time.Minute)
+		}
+		change(&r)
+		return r
+	}
+	standing := func(uses, most int) func(r *pdp.ApprovalRecord) {
+		return func(r *pdp.ApprovalRecord) {
+			r.Grant = &pdp.GrantState{From: first, Resource: r.Resource, MaxUses: most, Uses: uses}
+		}
+	}
+	glass := func(uses int, reviewer string) func(r *pdp.ApprovalRecord) {
+		return func(r *pdp.ApprovalRecord) {
+			r.Agent, r.Action, r.Resource, r.Risk = "data-cleaner", "", "**", ""
+			r.Grant = &pdp.GrantState{Resource: "**", Uses: uses, BreakGlass: &pdp.BreakGlassState{
+				Reason: "the queue is full", Ticket: "INC-7", ReviewBy: noon().Add(24 * time.Hour), ReviewedBy: reviewer,
+			}}
+		}
+	}
+	return []pdp.ApprovalRecord{
+		with(0x11, pdp.ApprovalApproved, standing(0, 2)),
+		with(0x12, pdp.ApprovalApproved, standing(0, 1)),
+		with(0x13, pdp.ApprovalRevoked, standing(1, 2)),
+		with(0x14, pdp.ApprovalConsumed, standing(1000, 1000)),
+		with(0x15, pdp.ApprovalPending, standing(0, 2)),
+		with(0x21, pdp.ApprovalApproved, glass(1, "")),
+		with(0x22, pdp.ApprovalExpired, glass(0, "")),
+		with(0x23, pdp.ApprovalRevoked, glass(3, "security-lead@example.com")),
+		with(0x24, pdp.ApprovalPending, glass(0, "")),
 	}
 }
 

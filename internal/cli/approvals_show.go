@@ -127,13 +127,11 @@ func left(at *timestamppb.Timestamp, now time.Time) string {
 	return "in " + rounded(d).String()
 }
 
-// lacking is what an approval still needs; "" if nothing, or if it is decided.
+// lacking is what an approval still needs; "" if nothing, or if it is decided. What
+// is no approval of one call says so instead.
 func lacking(a *approvalv1.Approval) string {
-	if a.GetGrant().GetBreakGlass() != nil {
-		return "nobody: the glass is broken"
-	}
-	if g := a.GetGrant(); g != nil {
-		return fmt.Sprintf("nobody, %d of %d times", g.GetMaxUses()-min(g.GetUses(), g.GetMaxUses()), g.GetMaxUses())
+	if a.GetGrant() != nil {
+		return grantNeeds(a)
 	}
 	if a.GetState() == approvalv1.ApprovalState_APPROVAL_STATE_APPROVED {
 		return "the call to come again"
@@ -160,13 +158,17 @@ func groupsOf(r *approvalv1.Requirement) string {
 // change prints one change as one line.
 func (p *printer) change(a *approvalv1.Approval, now time.Time) {
 	p.printf("%s  %s  %s", p.paint(dim, stamp(now)), visible(a.GetId()), p.paint(stateColor(a.GetState()), stateWord(a.GetState())))
+	needs := "needs"
+	if a.GetGrant() != nil && !inForce(a) {
+		needs = ""
+	}
 	for _, part := range []struct{ name, text string }{
 		{"risk", word(a.GetRisk())},
 		{"", word(cutAt(a.GetAgent(), 120))},
 		{"for", word(cutAt(a.GetSubject(), 120))},
 		{"", word(a.GetAction())},
 		{"", word(cutAt(a.GetResource(), 120))},
-		{"needs", visible(lacking(a))},
+		{needs, visible(lacking(a))},
 		{"by", word(a.GetEndedBy())},
 		{"why", word(cutAt(a.GetWhy(), 120))},
 	} {
@@ -231,7 +233,7 @@ func (p *printer) approval(a *approvalv1.Approval, now time.Time) {
 			p.row("look twice", fmt.Sprintf("%s has letters that look alike, of %s", cutAt(text, 120), mixed))
 		}
 	}
-	p.grant(a.GetGrant())
+	p.grant(a)
 	p.requirements(a.GetRequirements())
 	p.votes(a.GetVotes())
 	p.words(a.GetDetails())

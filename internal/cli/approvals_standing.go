@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -143,27 +142,4 @@ func boundText(b *approvalv1.Bound) string {
 		text += " <= " + strconv.FormatFloat(b.GetMax(), 'g', -1, 64)
 	}
 	return text
-}
-
-// grant prints what a standing grant allows.
-func (p *printer) grant(g *approvalv1.StandingGrant) {
-	if g == nil {
-		return
-	}
-	if glass := g.GetBreakGlass(); glass != nil {
-		p.printf("\n%s\n", p.paint(bold, "The glass is broken: calls of the agent need no yes"))
-		p.row("ticket", glass.GetTicket())
-		p.row("reason", glass.GetReason())
-		p.row("actions", cmp.Or(glass.GetAction(), "any"))
-		p.row("used", fmt.Sprintf("%d times", g.GetUses()))
-		p.row("review by", stampOf(glass.GetReviewBy()))
-		p.row("reviewed", strings.TrimSpace(glass.GetReviewedBy()+" "+glass.GetReview()))
-		return
-	}
-	p.printf("\n%s\n", p.paint(bold, "A standing grant: calls like the one that was approved need no yes"))
-	p.row("made from", g.GetFrom())
-	p.row("used", fmt.Sprintf("%d of %d times", g.GetUses(), g.GetMaxUses()))
-	p.row("resource", g.GetResource())
-	p.row("cost", "at most "+strconv.FormatFloat(max(g.GetMaxCost(), 1), 'g', -1, 64))
-	p.bounds(g.GetBounds())
 }

@@ -85,6 +85,9 @@ func TestOutputOfApprovals(t *testing.T) {
 			if (o.stderr != "") != (o.code == cli.ExitError) {
 				t.Errorf("exit code %d with this on standard error: %q", o.code, o.stderr)
 			}
+			if o.code == cli.ExitError && o.stdout != "" {
+				t.Errorf("nothing was done, and this is on standard output: %q", o.stdout)
+			}
 			if len(flags) > 0 {
 				o.stderr = strings.ReplaceAll(o.stderr, flags[1], "ADDR")
 			}
@@ -92,6 +95,49 @@ func TestOutputOfApprovals(t *testing.T) {
 			golden(t, tt.name, words, o)
 		})
 	}
+}
+
+// What is said of standing grants and of broken glasses, which turns on whether they
+// are in force.
+func TestOutputOfGrants(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, words string }{
+		{"grants_list", "list"},
+		{"grants_list_all", "list --all"},
+		{"grants_show", "show apr_00000000000000000000000000000011"},
+		{"grants_show_revoked", "show apr_00000000000000000000000000000013"},
+		{"grants_show_pending", "show apr_00000000000000000000000000000015"},
+		{"grants_cancel", "cancel --yes " + oncall + "apr_00000000000000000000000000000011"},
+		{"glass_show", "show apr_00000000000000000000000000000021"},
+		{"glass_show_expired", "show apr_00000000000000000000000000000022"},
+		{"glass_show_reviewed", "show apr_00000000000000000000000000000023"},
+		{"glass_show_pending", "show apr_00000000000000000000000000000024"},
+		{"glass_cancel", "cancel --yes " + oncall + "apr_00000000000000000000000000000021"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, flags := openDesk(t, grants())
+			words := args("approvals " + tt.words)
+			o := run(t, slices.Concat(words, flags)...)
+			if o.code != cli.ExitOK || o.stderr != "" {
+				t.Errorf("exit code %d: %s", o.code, o.stderr)
+			}
+			golden(t, tt.name, words, o)
+		})
+	}
+}
+
+func TestGrantsAreWatched(t *testing.T) {
+	t.Parallel()
+	some := grants()
+	d, _, out, stop := watching(t, "", nil)
+	for _, r := range some {
+		d.changes <- r
+	}
+	testkit.Eventually(t, "all lines", func() bool { return strings.Count(out.String(), "\n") == len(some) })
+	code, stderr := stop()
+	golden(t, "grants_watch", args("approvals watch"), outcome{out.String(), stderr, code})
 }
 
 // shows fails if a text has something that is not seen.

@@ -98,7 +98,7 @@ func newApprovalsCancel(env *Env) *cobra.Command {
 			Use:   "cancel ID",
 			Short: "Take back what waits, or a yes that is not used yet",
 			Long: "Take an approval back: nobody has to decide it any more, and if it has its yes, the call does not go\n" +
-				"through." + confirmation,
+				"through. It ends a standing grant and a break-glass as well." + confirmation,
 			Example: "  kelpie approvals cancel apr_00112233445566778899aabbccddeeff --as security-oncall@example.com",
 		},
 		ask:         "Take this approval back?",
@@ -177,7 +177,7 @@ func (v *vote) decide(ctx context.Context, env *Env, d *desk, f *voteFlags, id s
 		}
 		p.outcome(said.GetApproval(), env.Now())
 		if made, ok := said.(*approvalv1.ApproveResponse); ok && made.GetStanding() != "" {
-			p.printf("STANDING: %d more calls like it go through without asking; `kelpie approvals cancel %s` takes that back.\n", terms.GetUses(), made.GetStanding())
+			p.printf("STANDING: good for %s like it without asking; `kelpie approvals cancel %s` takes that back.\n", count(int(terms.GetUses()), "more call"), made.GetStanding())
 		}
 	}
 	return p.done()
@@ -222,8 +222,12 @@ func confirmed(ctx context.Context, in io.Reader) error {
 
 // summary prints in one line what is decided.
 func (p *printer) summary(a *approvalv1.Approval) {
-	p.printf("%s: risk %s, %s %s %s", visible(a.GetId()), p.paint(riskColor(a.GetRisk()), word(a.GetRisk())),
-		word(cutAt(a.GetAgent(), 120)), word(a.GetAction()), word(cutAt(a.GetResource(), 240)))
+	if a.GetGrant() != nil {
+		p.printf("%s: %s", visible(a.GetId()), grantName(a))
+	} else {
+		p.printf("%s: risk %s, %s %s %s", visible(a.GetId()), p.paint(riskColor(a.GetRisk()), word(a.GetRisk())),
+			word(cutAt(a.GetAgent(), 120)), word(a.GetAction()), word(cutAt(a.GetResource(), 240)))
+	}
 	if a.GetSubject() != "" {
 		p.printf(", for %s", word(cutAt(a.GetSubject(), 120)))
 	}
@@ -233,6 +237,10 @@ func (p *printer) summary(a *approvalv1.Approval) {
 // outcome tells how an approval stands after a word.
 func (p *printer) outcome(a *approvalv1.Approval, now time.Time) {
 	word := p.paint(stateColor(a.GetState()), strings.ToUpper(stateWord(a.GetState())))
+	if a.GetGrant() != nil && !open(a.GetState()) {
+		p.printf("%s: %s.\n", word, grantOutcome(a))
+		return
+	}
 	switch a.GetState() {
 	case approvalv1.ApprovalState_APPROVAL_STATE_PENDING:
 		p.printf("%s: the yes is counted; it still needs %s, and expires %s.\n", word, visible(lacking(a)), left(a.GetExpiresAt(), now))
