@@ -213,7 +213,11 @@ func (p *printer) auditLine(l *audit.Line) {
 	if l.Kind == audit.KindDecision {
 		p.printf("%s %s", p.paint(style, l.Decision), clean(l.Reason))
 	} else {
-		p.printf("%s", p.paint(bold, strings.ReplaceAll(string(l.Kind), "_", " ")))
+		p.printf("%s", p.paint(bold, kindWords(l)))
+	}
+	if l.Failed && l.Kind != audit.KindPolicyRefused {
+		// Early in the line: what comes behind it reads like something that was done.
+		p.printf("  %s", p.paint(red, failedWord(l.Kind)))
 	}
 	for _, part := range []struct{ name, text string }{
 		{"", l.Agent},
@@ -240,6 +244,28 @@ func (p *printer) auditLine(l *audit.Line) {
 		p.printf("  %s", p.paint(dim, "dry run"))
 	}
 	p.printf("\n")
+}
+
+// kindWords are what a record is about, with what somebody said if it is a vote.
+func kindWords(l *audit.Line) string {
+	words := strings.ReplaceAll(string(l.Kind), "_", " ")
+	if l.Kind != audit.KindApprovalVote {
+		return words
+	}
+	for _, d := range l.Details {
+		if d.Name == "vote" {
+			words += " " + clean(d.Value)
+		}
+	}
+	return words
+}
+
+// failedWord says that what is recorded was not done.
+func failedWord(k audit.Kind) string {
+	if strings.HasPrefix(string(k), "approval_") {
+		return "refused"
+	}
+	return "failed"
 }
 
 func newAuditVerify(env *Env) *cobra.Command {

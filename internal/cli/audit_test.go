@@ -16,22 +16,29 @@ import (
 // keptAudit is an audit of a few records.
 func keptAudit(t *testing.T) string {
 	t.Helper()
+	return keepAudit(t,
+		audit.Record{Kind: audit.KindPolicyLoaded, PolicyVersion: "v1"},
+		audit.Record{Kind: audit.KindDecision, Agent: "lead-router", Action: "read", Resource: "salesforce/leads/42", Decision: "ALLOW", Reason: "ok", DecisionID: "d1"},
+		audit.Record{Kind: audit.KindDecision, Agent: "lead-router", Action: "update", Resource: "salesforce/leads/42\x1b[2J\u202e", Decision: "DENY", Reason: "rate_limited", DecisionID: "d2"},
+		audit.Record{Kind: audit.KindDecision, Agent: "data-cleaner", Subject: "ann@example.com", Action: "delete", Resource: "salesforce/leads/42", Decision: "REQUIRE_APPROVAL", Reason: "approval_required", DecisionID: "d3", ApprovalID: "apr_1"},
+		audit.Record{Kind: audit.KindApprovalDenied, Agent: "data-cleaner", Actor: "bob@example.com", ApprovalID: "apr_1", Why: "not this one"},
+		audit.Record{Kind: audit.KindReset, Agent: "lead-router", Actor: "ann", ActorAuth: "local-admin"},
+	)
+}
+
+// keepAudit is an audit of these records, a minute apart, that was closed.
+func keepAudit(t *testing.T, records ...audit.Record) string {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "audit")
 	log, err := fileaudit.Open(fileaudit.Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 6, 17, 12, 0, 0, 0, time.UTC)
-	for i, r := range []audit.Record{
-		{Kind: audit.KindPolicyLoaded, PolicyVersion: "v1"},
-		{Kind: audit.KindDecision, Agent: "lead-router", Action: "read", Resource: "salesforce/leads/42", Decision: "ALLOW", Reason: "ok", DecisionID: "d1"},
-		{Kind: audit.KindDecision, Agent: "lead-router", Action: "update", Resource: "salesforce/leads/42\x1b[2J\u202e", Decision: "DENY", Reason: "rate_limited", DecisionID: "d2"},
-		{Kind: audit.KindDecision, Agent: "data-cleaner", Subject: "ann@example.com", Action: "delete", Resource: "salesforce/leads/42", Decision: "REQUIRE_APPROVAL", Reason: "approval_required", DecisionID: "d3", ApprovalID: "apr_1"},
-		{Kind: audit.KindApprovalDenied, Agent: "data-cleaner", Actor: "bob@example.com", ApprovalID: "apr_1", Why: "not this one"},
-		{Kind: audit.KindReset, Agent: "lead-router", Actor: "ann", ActorAuth: "local-admin"},
-	} {
+	for i := range records {
+		r := &records[i]
 		r.Time = at.Add(time.Duration(i) * time.Minute)
-		if err := log.Append(t.Context(), &r, audit.Sync); err != nil {
+		if err := log.Append(t.Context(), r, audit.Sync); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -88,6 +95,29 @@ func TestAuditIsSearched(t *testing.T) {
 		if o.code != cli.ExitError || !strings.Contains(o.stderr, strings.TrimPrefix(want, "--resource")) {
 			t.Errorf("%s: exit code %d\n%s, want it to say %q", words, o.code, o.stderr, want)
 		}
+	}
+}
+
+// What was not done does not read like something that was.
+func TestAuditSaysWhatWasNotDone(t *testing.T) {
+	t.Parallel()
+	vote := func(word string) []audit.Member {
+		return []audit.Member{{Name: "vote", Value: word}, {Name: "vote_id", Value: "7"}}
+	}
+	dir := keepAudit(t,
+		audit.Record{Kind: audit.KindApprovalVote, Agent: "a", Actor: "ann", ApprovalID: "apr_1", Details: vote("yes")},
+		audit.Record{Kind: audit.KindApprovalVote, Agent: "a", Actor: "bob", ApprovalID: "apr_1", Why: "x", Details: vote("no"), Failed: true, Cause: "bob is no approver"},
+		audit.Record{Kind: audit.KindApprovalBreakGlass, Agent: "a", Actor: "bob", ApprovalID: "apr_2", Failed: true, Cause: "bob is in no group"},
+		audit.Record{Kind: audit.KindSettle, Agent: "a", DecisionID: "d1", Failed: true, Cause: "it is settled"},
+		audit.Record{Kind: audit.KindPolicyRefused, Failed: true, Cause: "line 3"},
+	)
+	const want = "2026-06-17T12:00:00.000Z  approval vote yes  a  by ann  approval apr_1\n" +
+		"2026-06-17T12:01:00.000Z  approval vote no  refused  a  by bob  approval apr_1  why x  cause bob is no approver\n" +
+		"2026-06-17T12:02:00.000Z  approval breakglass  refused  a  by bob  approval apr_2  cause bob is in no group\n" +
+		"2026-06-17T12:03:00.000Z  settle  failed  a  cause it is settled  decision d1\n" +
+		"2026-06-17T12:04:00.000Z  policy refused  cause line 3\n"
+	if o := run(t, "audit", "query", "--oldest-first", "--dir", dir); o.code != cli.ExitOK || o.stdout != want {
+		t.Errorf("exit code %d\n%s%s, want\n%s", o.code, o.stdout, o.stderr, want)
 	}
 }
 
