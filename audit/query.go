@@ -22,7 +22,9 @@ const (
 type Query struct {
 	// Agent is the established or the claimed one.
 	Agent, Subject, Gateway string
-	// Actor did it: who voted, revoked, called the admin API.
+	// Actor did it: who voted, revoked, called the admin API. A name also finds
+	// what was done in that name with the admin token, which is recorded as
+	// "local-admin as NAME (unverified)".
 	Actor string
 	// Resource and Action are patterns; see [Pattern]. Actions are separated by
 	// dots, resources by slashes.
@@ -46,6 +48,8 @@ type Matcher struct {
 	q                Query
 	resource, action *Pattern
 	needles          [][]byte
+	// unverified is the actor as the admin token alone makes him known.
+	unverified string
 }
 
 // Matcher compiles q; the error says which pattern is wrong.
@@ -66,13 +70,22 @@ func (q *Query) Matcher() (*Matcher, error) {
 			return nil, fmt.Errorf("action: %w", err)
 		}
 	}
-	for _, text := range [...]string{q.Agent, q.Subject, q.Gateway, q.Actor, q.Reason, q.DecisionID, q.ApprovalID} {
+	for _, text := range [...]string{q.Agent, q.Subject, q.Gateway, q.Reason, q.DecisionID, q.ApprovalID} {
 		if text != "" {
 			m.needles = append(m.needles, appendString(nil, text))
 		}
 	}
+	if q.Actor != "" {
+		// Without the quotes: it can stand in the midst of what is recorded.
+		quoted := appendString(nil, q.Actor)
+		m.needles = append(m.needles, quoted[1:len(quoted)-1])
+		m.unverified = unverified(q.Actor)
+	}
 	return m, nil
 }
+
+// unverified is how somebody is recorded who is known by the admin token alone.
+func unverified(name string) string { return "local-admin as " + name + " (unverified)" }
 
 // Maybe tells, without reading it, whether a line can be selected: false is
 // certain. It saves most of the work of a query for one name.
@@ -90,7 +103,8 @@ func (m *Matcher) Match(r *Record) bool {
 	q := &m.q
 	return m.matchKind(r.Kind) && m.matchTime(r.Time) &&
 		(q.Agent == "" || q.Agent == r.Agent || q.Agent == r.ClaimedAgent) &&
-		same(q.Subject, r.Subject) && same(q.Gateway, r.Gateway) && same(q.Actor, r.Actor) &&
+		same(q.Subject, r.Subject) && same(q.Gateway, r.Gateway) &&
+		(same(q.Actor, r.Actor) || r.Actor == m.unverified) &&
 		same(q.Reason, r.Reason) && same(q.DecisionID, r.DecisionID) && same(q.ApprovalID, r.ApprovalID) &&
 		(q.Decision == "" || strings.EqualFold(q.Decision, r.Decision)) &&
 		(m.resource == nil || m.resource.Match(r.Resource)) &&

@@ -114,6 +114,13 @@ func TestMaybeIsRight(t *testing.T) {
 			t.Errorf("%s: maybe %v, match %v", name, m.Maybe(line), m.Match(&r))
 		}
 	}
+	// Who is known by the admin token alone stands in the midst of a text.
+	name := r.Agent
+	r.Actor = "local-admin as " + name + " (unverified)"
+	line, _ = audit.AppendLine(nil, 1, audit.Hash{}, audit.AppendRecord(nil, &r))
+	if m, err := (&audit.Query{Actor: name}).Matcher(); err != nil || !m.Maybe(line) || !m.Match(&r) {
+		t.Errorf("an actor by the admin token is not found: %v", err)
+	}
 	m, err := (&audit.Query{Agent: "nobody"}).Matcher()
 	if err != nil || m.Maybe(line) {
 		t.Errorf("nobody: %v", err)

@@ -57,6 +57,7 @@ func queryByField(t *testing.T, d Driver) {
 	full.DecisionID = id(0)
 	f.append(&full)
 	other := decision(1)
+	other.Actor = "local-admin as eve@example.com (unverified)"
 	f.append(&other)
 	vote := decision(2)
 	vote.Kind, vote.Agent, vote.Actor, vote.Resource, vote.Decision, vote.Reason = audit.KindApprovalVote, "", "eve@example.com", "", "", ""
@@ -71,7 +72,9 @@ func queryByField(t *testing.T, d Driver) {
 		"part of a name":   {audit.Query{Agent: "read"}, nil},
 		"subject":          {audit.Query{Subject: "ann@example.com"}, []string{id(0)}},
 		"gateway":          {audit.Query{Gateway: "gateways/crm"}, []string{id(0)}},
-		"actor":            {audit.Query{Actor: "eve@example.com"}, []string{id(2)}},
+		"actor":            {audit.Query{Actor: "eve@example.com"}, []string{id(1), id(2)}},
+		"actor, as kept":   {audit.Query{Actor: other.Actor}, []string{id(1)}},
+		"part of an actor": {audit.Query{Actor: "eve"}, nil},
 		"resource":         {audit.Query{Resource: "salesforce/**"}, []string{id(0)}},
 		"one segment":      {audit.Query{Resource: "*/42"}, []string{id(1)}},
 		"action":           {audit.Query{Action: "*.delete"}, []string{id(0)}},

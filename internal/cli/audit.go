@@ -65,7 +65,7 @@ func (f *queryFlags) register(set *pflag.FlagSet) {
 	set.StringVar(&f.q.Agent, "agent", "", "of this `agent`, established or claimed")
 	set.StringVar(&f.q.Subject, "subject", "", "on behalf of this `human`")
 	set.StringVar(&f.q.Gateway, "gateway", "", "asked by this `gateway`")
-	set.StringVar(&f.q.Actor, "actor", "", "done by this `person`: votes, resets and the like")
+	set.StringVar(&f.q.Actor, "actor", "", "done by this `person`, also where the admin token alone says that it was: votes, resets and the like")
 	set.StringVar(&f.q.Action, "action", "", "of actions that this `pattern` selects, as in a policy")
 	set.StringVar(&f.q.Resource, "resource", "", "of resources that this `pattern` selects, as in a policy")
 	set.StringVar(&f.q.Decision, "decision", "", "with this `decision`: allow, deny or require_approval")
@@ -254,7 +254,7 @@ func kindWords(l *audit.Line) string {
 	}
 	for _, d := range l.Details {
 		if d.Name == "vote" {
-			words += " " + clean(d.Value)
+			return words + " " + clean(d.Value)
 		}
 	}
 	return words

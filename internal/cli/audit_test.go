@@ -11,6 +11,7 @@ import (
 	"github.com/kelpie-authz/kelpie/audit"
 	"github.com/kelpie-authz/kelpie/audit/fileaudit"
 	"github.com/kelpie-authz/kelpie/internal/cli"
+	"github.com/kelpie-authz/kelpie/pdp"
 )
 
 // keptAudit is an audit of a few records.
@@ -118,6 +119,22 @@ func TestAuditSaysWhatWasNotDone(t *testing.T) {
 		"2026-06-17T12:04:00.000Z  policy refused  cause line 3\n"
 	if o := run(t, "audit", "query", "--oldest-first", "--dir", dir); o.code != cli.ExitOK || o.stdout != want {
 		t.Errorf("exit code %d\n%s%s, want\n%s", o.code, o.stdout, o.stderr, want)
+	}
+}
+
+// What somebody did with the admin token is found by his name, as it is recorded.
+func TestAuditFindsWhatTheAdminTokenDid(t *testing.T) {
+	t.Parallel()
+	ann := pdp.Person{Name: "ann@example.com", How: pdp.LocalAdmin}
+	joann := pdp.Person{Name: "jo" + ann.Name, How: pdp.LocalAdmin}
+	dir := keepAudit(t,
+		audit.Record{Kind: audit.KindApprovalDenied, Actor: ann.String(), ActorAuth: ann.How, ApprovalID: "apr_1"},
+		audit.Record{Kind: audit.KindApprovalDenied, Actor: ann.Name, ActorAuth: pdp.KnownByMTLS, ApprovalID: "apr_2"},
+		audit.Record{Kind: audit.KindApprovalDenied, Actor: joann.String(), ActorAuth: joann.How, ApprovalID: "apr_3"},
+	)
+	o := run(t, "audit", "query", "--dir", dir, "--actor", ann.Name)
+	if o.code != cli.ExitOK || strings.Count(o.stdout, "\n") != 2 || !strings.Contains(o.stdout, "apr_1") || !strings.Contains(o.stdout, "apr_2") {
+		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 }
 
