@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func ordersAndLimits(t *testing.T, d Driver) {
 	}
 	newest := slices.Clone(oldest)
 	slices.Reverse(newest)
-	for _, limit := range []int{0, 1, 2, 7, n - 1, n, n + 1} {
+	for _, limit := range []int{0, 1, 2, 7, n - 1, n, n + 1, math.MaxInt} {
 		most := n
 		if limit > 0 {
 			most = min(limit, n)

@@ -95,7 +95,7 @@ func (r *Reader) part(ctx context.Context, m *audit.Matcher, q *audit.Query, p p
 		if q.Order == audit.OldestFirst {
 			return give(line)
 		}
-		if q.Limit > 0 && len(held) >= 2**left {
+		if q.Limit > 0 && len(held)/2 >= *left {
 			held = slices.Delete(held, 0, len(held)-*left)
 		}
 		held = append(held, line)
