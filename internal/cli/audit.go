@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/kelpie-authz/kelpie/audit"
 	"github.com/kelpie-authz/kelpie/audit/fileaudit"
 	"github.com/kelpie-authz/kelpie/internal/config"
+	"github.com/kelpie-authz/kelpie/pdp"
 )
 
 func newAudit(env *Env) *cobra.Command {
@@ -88,6 +90,9 @@ func (f *queryFlags) complete(env *Env, now time.Time) error {
 	default:
 		return fmt.Errorf("--decision: %q is none; write allow, deny or require_approval", f.q.Decision)
 	}
+	if err := f.completeReason(); err != nil {
+		return err
+	}
 	for _, t := range []struct {
 		flag, text string
 		into       *time.Time
@@ -101,7 +106,23 @@ func (f *queryFlags) complete(env *Env, now time.Time) error {
 		}
 		*t.into = at
 	}
+	if !f.q.From.IsZero() && !f.q.To.IsZero() && !f.q.From.Before(f.q.To) {
+		return fmt.Errorf("--since %s is not before --until %s: nothing can be between them; turn them round", stamp(f.q.From), stamp(f.q.To))
+	}
 	return nil
+}
+
+func (f *queryFlags) completeReason() error {
+	f.q.Reason = strings.ToLower(f.q.Reason)
+	known := pdp.AllReasons()
+	if f.q.Reason == "" || slices.Contains(known, pdp.Reason(f.q.Reason)) {
+		return nil
+	}
+	words := make([]string, 0, len(known))
+	for _, r := range known {
+		words = append(words, string(r))
+	}
+	return fmt.Errorf("--reason: %q is none; write one of %s", f.q.Reason, join(words))
 }
 
 // knownKind tells whether a word is a kind of record, or a family of kinds.
@@ -144,7 +165,7 @@ func newAuditQuery(env *Env) *cobra.Command {
 			if err := f.complete(env, time.Now()); err != nil {
 				return err
 			}
-			return f.show(env, fileaudit.NewReader(f.dir).Query(cmd.Context(), &f.q))
+			return f.query(cmd.Context(), env)
 		},
 	}
 	set := cmd.Flags()
@@ -168,7 +189,7 @@ func newAuditTail(env *Env) *cobra.Command {
 			if err := f.complete(env, time.Now()); err != nil {
 				return err
 			}
-			err := f.show(env, fileaudit.NewReader(f.dir).Tail(cmd.Context(), &f.q))
+			_, err := f.show(env, fileaudit.NewReader(f.dir).Tail(cmd.Context(), &f.q), 0)
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}
@@ -179,12 +200,36 @@ func newAuditTail(env *Env) *cobra.Command {
 	return cmd
 }
 
-// show prints lines as they come.
-func (f *queryFlags) show(env *Env, lines iter.Seq2[*audit.Line, error]) error {
+// query prints what is found, and on standard error, which no script reads, whether
+// that was all.
+func (f *queryFlags) query(ctx context.Context, env *Env) error {
+	q, most := f.q, f.q.Limit
+	if most > 0 && most < math.MaxInt {
+		q.Limit++ // To see whether there are more.
+	}
+	found, err := f.show(env, fileaudit.NewReader(f.dir).Query(ctx, &q), most)
+	if err != nil {
+		return err
+	}
+	note := &printer{w: env.Stderr}
+	switch {
+	case found == 0:
+		note.printf("No record in %s matches.\n", f.dir)
+	case most > 0 && found > most:
+		note.printf("There are more than these %d; see --limit.\n", most)
+	}
+	return note.done()
+}
+
+// show prints lines as they come, so many at most, and counts them and the one after; 0: all.
+func (f *queryFlags) show(env *Env, lines iter.Seq2[*audit.Line, error], most int) (found int, _ error) {
 	p := env.printer()
 	for line, err := range lines {
 		if err != nil {
-			return fmt.Errorf("read the audit: %w", err)
+			return found, fmt.Errorf("read the audit: %w", err)
+		}
+		if found++; most > 0 && found > most {
+			break
 		}
 		if f.asJSON {
 			p.printf("%s\n", audit.AppendRecord(nil, &line.Record))
@@ -195,7 +240,7 @@ func (f *queryFlags) show(env *Env, lines iter.Seq2[*audit.Line, error]) error {
 			break
 		}
 	}
-	return p.done()
+	return found, p.done()
 }
 
 // auditLine prints a record as one line for people.

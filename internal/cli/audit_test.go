@@ -81,13 +81,35 @@ func TestAuditIsSearched(t *testing.T) {
 			t.Errorf("%s: exit code %d\n%s%s, want\n%s", words, o.code, o.stdout, o.stderr, want)
 		}
 	}
+	// Whether that was all is told where no script reads it.
 	for words, want := range map[string]string{
-		"query --since tomorrow":     `--since: "tomorrow" is no time; write how long ago it was, such as 90m, or 2026-06-17T12:00:00Z`,
-		"query --kind nonsense":      "nonsense",
-		"query --decision maybe":     "maybe",
-		"query --resource a/**b":     "--resource",
-		"query --dir /nonexistent/a": "/nonexistent/a",
-		"query word":                 "word",
+		"":                               "",
+		"--limit 6":                      "",
+		"--limit 0":                      "",
+		"--limit 9223372036854775807":    "",
+		"--limit 5":                      "There are more than these 5; see --limit.\n",
+		"--limit 1 --json":               "There are more than these 1; see --limit.\n",
+		"--limit 1 --agent data-cleaner": "There are more than these 1; see --limit.\n",
+		"--limit 2 --agent data-cleaner": "",
+		"--agent nobody":                 "No record in " + dir + " matches.\n",
+		"--agent nobody --json":          "No record in " + dir + " matches.\n",
+		"--reason RATE_LIMITED":          "",
+	} {
+		if o := run(t, append(args("audit query --dir "+dir), strings.Fields(words)...)...); o.code != cli.ExitOK || o.stderr != want {
+			t.Errorf("%s: exit code %d, %q on standard error, want %q", words, o.code, o.stderr, want)
+		}
+	}
+	for words, want := range map[string]string{
+		"query --since tomorrow":      `--since: "tomorrow" is no time; write how long ago it was, such as 90m, or 2026-06-17T12:00:00Z`,
+		"query --kind nonsense":       "nonsense",
+		"query --decision maybe":      "maybe",
+		"query --reason limited":      `--reason: "limited" is none; write one of action_denied, `,
+		"tail --reason limited":       "rate_limited",
+		"query --limit=-1":            "-1 is below 0",
+		"query --since 1h --until 2h": "is not before --until",
+		"query --resource a/**b":      "--resource",
+		"query --dir /nonexistent/a":  "/nonexistent/a",
+		"query word":                  "word",
 	} {
 		o := run(t, append(args("audit "+words), "--dir", dir)...)
 		if strings.Contains(words, "--dir") {
