@@ -181,7 +181,12 @@ func TestVerifyNamesTheFault(t *testing.T) {
 			all := lines(l, seg3)
 			l[seg3] = join(all[:len(all)-3])
 		}},
-		"the last line torn":     {audit.FaultAppended, seg3, func(l log) { l[seg3] = l[seg3][:len(l[seg3])-5] }},
+		"the last line torn": {audit.FaultTail, seg3 + ":9: the end is cut off: only the beginning of line", func(l log) { l[seg3] = l[seg3][:len(l[seg3])-5] }},
+		"the end torn off": {audit.FaultTail, seg3 + ":8: the end is cut off: only the beginning of line", func(l log) {
+			all := lines(l, seg3)
+			l[seg3] = bytes.Join(append(all[:7:7], all[7][:20]), nil)
+		}},
+		"a piece behind the end": {audit.FaultAppended, seg3 + ":10: something stands behind the end", func(l log) { l[seg3] = append(l[seg3], `{"seq":`...) }},
 		"the last segment gone":  {audit.FaultTail, seg2, func(l log) { delete(l, seg3) }},
 		"a segment gone":         {audit.FaultMissing, seg3, func(l log) { delete(l, seg2) }},
 		"the first segment gone": {audit.FaultMissing, seg2, func(l log) { delete(l, seg1) }},

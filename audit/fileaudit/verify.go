@@ -110,7 +110,7 @@ func (v *verifier) signed() error {
 			continue
 		}
 		if !isSigned(c, v.key) {
-			v.faultf(audit.FaultForged, "it is not signed by key %s, but says key %s", audit.KeyID(v.key), c.Key)
+			v.unsigned(c)
 			return nil
 		}
 		v.out.Checkpoints++
@@ -122,6 +122,16 @@ func (v *verifier) signed() error {
 	}
 	v.begin()
 	return nil
+}
+
+// unsigned notes that a file beside the segments is not signed by the key. Most often
+// it is the key that is another's.
+func (v *verifier) unsigned(c *audit.Checkpoint) {
+	if mine := audit.KeyID(v.key); c.Key != mine {
+		v.faultf(audit.FaultForged, "it says that key %s signed it, and is verified with key %s: take the public key of this log; if it is that, this file was forged", c.Key, mine)
+		return
+	}
+	v.faultf(audit.FaultForged, "it is not signed by key %s, which it names", c.Key)
 }
 
 // begin sets where the chain starts.
@@ -205,6 +215,9 @@ func (v *verifier) ended(l *lines, last, failed bool) {
 	case l.rest() == 0 || failed:
 	case !last:
 		v.faultf(audit.FaultLine, "a line is cut: its end is not there")
+	case v.at.seq < v.head.Seq && v.out.Closed:
+		v.faultf(audit.FaultTail, "the end is cut off: only the beginning of line %d is there, and the log was closed after line %d at %s",
+			v.at.seq+1, v.head.Seq, v.head.Time.Format("2006-01-02 15:04:05Z"))
 	case v.out.Closed:
 		v.faultf(audit.FaultAppended, "something stands behind the end of a log that was closed")
 	default:
