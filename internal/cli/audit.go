@@ -2,10 +2,13 @@ package cli
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,6 +54,25 @@ func (f *auditFlags) complete(env *Env) {
 	if f.dir = env.or(f.dir, "KELPIE_AUDIT_DIR"); f.dir == "" {
 		f.dir = defaultAuditDir()
 	}
+}
+
+// there says where to look if there is no audit. A directory with some files of one is
+// looked at: that others are gone is what verifying is for.
+func (f *auditFlags) there() error {
+	const advice = "name its directory with --dir; a server keeps it in \"audit\" in its state directory"
+	files, err := os.ReadDir(f.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no audit in %s, which does not exist; %s", f.dir, advice)
+	case err != nil:
+		return fmt.Errorf("read the audit: %w; %s", err, advice)
+	}
+	for _, file := range files {
+		if strings.HasPrefix(file.Name(), "audit") || file.Name() == "head.json" {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no audit in %s, which has no file of one; %s", f.dir, advice)
 }
 
 // queryFlags select records.
@@ -165,6 +187,9 @@ func newAuditQuery(env *Env) *cobra.Command {
 			if err := f.complete(env, time.Now()); err != nil {
 				return err
 			}
+			if err := f.there(); err != nil {
+				return err
+			}
 			return f.query(cmd.Context(), env)
 		},
 	}
@@ -187,6 +212,9 @@ func newAuditTail(env *Env) *cobra.Command {
 		Args:    flagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.complete(env, time.Now()); err != nil {
+				return err
+			}
+			if err := f.there(); err != nil {
 				return err
 			}
 			_, err := f.show(env, fileaudit.NewReader(f.dir).Tail(cmd.Context(), &f.q), 0)
@@ -327,12 +355,12 @@ func newAuditVerify(env *Env) *cobra.Command {
 		Args:    flagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.complete(env)
-			if key = env.or(key, "KELPIE_AUDIT_PUBLIC_KEY"); key == "" {
-				key = filepath.Join(f.dir, "audit.pub")
+			if err := f.there(); err != nil {
+				return err
 			}
-			public, err := fileaudit.ReadPublicKey(key)
+			public, err := f.publicKey(env, key)
 			if err != nil {
-				return fmt.Errorf("--key: %w", err)
+				return err
 			}
 			v, err := fileaudit.Verify(cmd.Context(), f.dir, public)
 			if err != nil {
@@ -356,6 +384,27 @@ func newAuditVerify(env *Env) *cobra.Command {
 	f.register(cmd.Flags())
 	cmd.Flags().StringVar(&key, "key", "", "`file` with the public key (KELPIE_AUDIT_PUBLIC_KEY; audit.pub in the directory)")
 	return cmd
+}
+
+// publicKey reads the key to verify with. The error names what named it.
+func (f *auditFlags) publicKey(env *Env, flag string) (ed25519.PublicKey, error) {
+	const variable = "KELPIE_AUDIT_PUBLIC_KEY"
+	from, file := "--key", flag
+	if file == "" {
+		from, file = variable, env.or("", variable)
+	}
+	if file != "" {
+		public, err := fileaudit.ReadPublicKey(file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", from, err)
+		}
+		return public, nil
+	}
+	public, err := fileaudit.ReadPublicKey(filepath.Join(f.dir, "audit.pub"))
+	if err != nil {
+		return nil, fmt.Errorf("%w; name a copy of it with --key", err)
+	}
+	return public, nil
 }
 
 // verification prints what came of verifying.

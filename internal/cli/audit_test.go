@@ -185,12 +185,36 @@ func TestAuditIsVerified(t *testing.T) {
 	if o.code != cli.ExitDeny || !strings.HasPrefix(o.stdout, "The audit is not what was written: ") {
 		t.Errorf("of a changed record: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
-	for words, want := range map[string]string{
-		"verify --dir /nonexistent/audit":         "audit.pub",
-		"verify --key /etc/hostname --dir " + dir: "--key",
+}
+
+// Where there is no audit, or the key is not there, what named it is told.
+func TestAuditThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	dir, empty, keyless := keptAudit(t), t.TempDir(), keptAudit(t)
+	if err := os.Remove(filepath.Join(keyless, "audit.pub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		words     string
+		variables []string
+		want      string
+	}{
+		{"query --dir /nonexistent/a", nil, "there is no audit in /nonexistent/a, which does not exist; name its directory with --dir"},
+		{"query", []string{"KELPIE_AUDIT_DIR", "/nonexistent/a"}, "there is no audit in /nonexistent/a, which does not exist; name its directory with --dir"},
+		{"query --dir " + empty, nil, "there is no audit in " + empty + ", which has no file of one; name its directory with --dir"},
+		{"tail --dir /nonexistent/a", nil, "there is no audit in /nonexistent/a"},
+		{"verify --dir /nonexistent/a", nil, "there is no audit in /nonexistent/a"},
+		{"verify --dir " + empty, nil, "there is no audit in " + empty},
+		{"verify --dir " + keyless, nil, "audit.pub: no such file or directory; name a copy of it with --key"},
+		{"verify --dir " + dir + " --key /etc/hostname", nil, "--key: /etc/hostname is not a PUBLIC KEY in PEM"},
+		{"verify --dir " + dir, []string{"KELPIE_AUDIT_PUBLIC_KEY", "/etc/hostname"}, "KELPIE_AUDIT_PUBLIC_KEY: /etc/hostname is not a PUBLIC KEY in PEM"},
 	} {
-		if o := run(t, args("audit "+words)...); o.code != cli.ExitError || !strings.Contains(o.stderr, want) {
-			t.Errorf("%s: exit code %d\n%s", words, o.code, o.stderr)
+		if o := runWith(t, tt.variables, args("audit "+tt.words)...); o.code != cli.ExitError || o.stdout != "" || !strings.Contains(o.stderr, tt.want) {
+			t.Errorf("%s: exit code %d\n%s%s, want %q", tt.words, o.code, o.stdout, o.stderr, tt.want)
 		}
+	}
+	o := run(t, "audit", "verify", "--dir", dir, "--key", filepath.Join(keptAudit(t), "audit.pub"))
+	if o.code != cli.ExitDeny || !strings.Contains(o.stdout, "take the public key of this log; if it is that, this file was forged") {
+		t.Errorf("by the key of another log: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
 }
