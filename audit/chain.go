@@ -71,6 +71,16 @@ func AppendLine(b []byte, seq uint64, prev Hash, record []byte) ([]byte, Hash) {
 	return append(b, "\"}\n"...), hash
 }
 
+// Append appends the line to b as it stands in the log, without its line feed. What a
+// newer program wrote besides is not there, as [DecodeRecord] passes it over.
+func (l *Line) Append(b []byte) []byte {
+	record := AppendRecord(nil, &l.Record)
+	b = strconv.AppendUint(append(b, seqMark...), l.Seq, 10)
+	b = append(append(b, ','), record[1:len(record)-1]...)
+	b = l.Hash.append(append(b, hashMark...))
+	return append(b, "\"}"...)
+}
+
 // errNoLine says that bytes are no line of a log.
 var errNoLine = errors.New(`not a line of an audit log: it has to be {"seq":N,...,"hash":"64 hex digits"} and a line feed`)
 

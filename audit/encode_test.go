@@ -162,6 +162,9 @@ func TestChainOfALine(t *testing.T) {
 	if err != nil || sealed.Seq != 42 || sealed.Stated != hash || !sealed.Follows(prev) {
 		t.Fatalf("%+v, %v", sealed, err)
 	}
+	if read, err := audit.DecodeLine(line); err != nil || string(read.Append(nil))+"\n" != string(line) {
+		t.Errorf("read and written again (%v):\n%s\n%s", err, read.Append(nil), line)
+	}
 	if sealed.Follows(audit.Hash{}) {
 		t.Error("it follows another line too")
 	}

@@ -28,17 +28,18 @@ const (
 	FaultAppended FaultKind = "appended"
 )
 
-// Fault is the first place where a log is not what was written.
+// Fault is the first place where a log is not what was written. Its names in JSON
+// are a contract, as are those of a [Verification].
 type Fault struct {
-	Kind FaultKind
+	Kind FaultKind `json:"kind"`
 	// File is the file's name, without its directory.
-	File string
+	File string `json:"file"`
 	// Line counts from 1; 0: it is not about a line.
-	Line int
+	Line int `json:"line,omitempty"`
 	// Seq is the number of the line that should stand there; 0: not known.
-	Seq uint64
+	Seq uint64 `json:"seq,omitempty"`
 	// What is the sentence for a person.
-	What string
+	What string `json:"what"`
 }
 
 // String says it in one line.
@@ -52,38 +53,42 @@ func (f *Fault) String() string {
 // Verification is what came of verifying a log.
 type Verification struct {
 	// Fault is the first one; nil: there is none.
-	Fault *Fault
+	Fault *Fault `json:"fault"`
 	// Chain names the log.
-	Chain string
+	Chain string `json:"chain"`
 	// Segments is how many were read, Lines and Records what stood in them;
 	// records are lines without the log's notes.
-	Segments       int
-	Lines, Records uint64
+	Segments int    `json:"segments"`
+	Lines    uint64 `json:"lines"`
+	Records  uint64 `json:"records"`
 	// FirstSeq and LastSeq are the numbers of the first and last line.
-	FirstSeq, LastSeq uint64
+	FirstSeq uint64 `json:"first_seq"`
+	LastSeq  uint64 `json:"last_seq"`
 	// From and To are the oldest and newest time of a record.
-	From, To time.Time
+	From time.Time `json:"from,omitzero"`
+	To   time.Time `json:"to,omitzero"`
 	// Removed says that what was before FirstSeq was removed on purpose.
-	Removed bool
+	Removed bool `json:"removed"`
 	// Checkpoints is how many signatures were checked.
-	Checkpoints int
+	Checkpoints int `json:"checkpoints"`
 	// SignedSeq is the last line that the signed head vouches for, SignedAt
 	// when it did. Unsigned is how many lines follow: they are chained, but who
 	// can write the files could have made or cut them.
-	SignedSeq uint64
-	SignedAt  time.Time
-	Unsigned  uint64
+	SignedSeq uint64    `json:"signed_seq"`
+	SignedAt  time.Time `json:"signed_at,omitzero"`
+	Unsigned  uint64    `json:"unsigned"`
 	// Closed says that the log was closed, so that nothing can follow.
-	Closed bool
+	Closed bool `json:"closed"`
 	// TornBytes is what stands behind the last whole line: a crash in the
 	// middle of a write, or one that is going on.
-	TornBytes int64
+	TornBytes int64 `json:"torn_bytes"`
 	// Crashes and Failures are how many segments ended so, Refused how many
 	// records were refused meanwhile, Ignored how many lines of a failed segment
 	// do not count.
-	Crashes, Failures int
-	Refused           uint64
-	Ignored           uint64
+	Crashes  int    `json:"crashes"`
+	Failures int    `json:"failures"`
+	Refused  uint64 `json:"refused"`
+	Ignored  uint64 `json:"ignored"`
 }
 
 // OK tells whether the log is what was written.

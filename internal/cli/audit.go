@@ -176,7 +176,7 @@ func newAuditQuery(env *Env) *cobra.Command {
 		Use:   "query",
 		Short: "Search the audit",
 		Long: "Search the audit. All flags have to hold together; without any, the newest records are shown.\n\n" +
-			"With --json each record is one line, as it is kept.",
+			"With --json each record is one line, as it is kept, with its number and hash.",
 		Example: "  kelpie audit query --agent data-cleaner --since 24h\n" +
 			"  kelpie audit query --decision deny --resource 'salesforce/**' --json",
 		Args: flagsOnly,
@@ -260,7 +260,7 @@ func (f *queryFlags) show(env *Env, lines iter.Seq2[*audit.Line, error], most in
 			break
 		}
 		if f.asJSON {
-			p.printf("%s\n", audit.AppendRecord(nil, &line.Record))
+			p.printf("%s\n", line.Append(nil))
 		} else {
 			p.auditLine(line)
 		}
