@@ -30,6 +30,15 @@ type adminFlags struct {
 	// token in humanFile, or by his certificate.
 	human     bool
 	humanFile string
+	// known says that the admin token will not do.
+	known bool
+
+	// shown is what says to the server who asks, once it is known, and ofHuman says that
+	// it is meant for a token of a human.
+	shown   string
+	ofHuman bool
+	// set are the flags of the command.
+	set *pflag.FlagSet
 }
 
 // registerHuman is register for commands of which the server wants to know who gives them.
@@ -40,7 +49,16 @@ func (f *adminFlags) registerHuman(set *pflag.FlagSet) {
 	set.Lookup("tls-cert").Usage = "PEM `file` of your certificate, which says who you are where no token does (KELPIE_TLS_CERT)"
 }
 
+// registerKnown is registerHuman for commands that take no admin token: it stays a flag,
+// so that who gives it is told why.
+func (f *adminFlags) registerKnown(set *pflag.FlagSet) {
+	f.registerHuman(set)
+	f.known = true
+	_ = set.MarkHidden("admin-token-file") // It is there.
+}
+
 func (f *adminFlags) register(set *pflag.FlagSet) {
+	f.set = set
 	f.serverFlags.register(set)
 	at := set.Lookup("server")
 	at.Usage = "ask the admin listener at this `address`, host:port or unix:///path (KELPIE_ADMIN_SERVER; " + config.DefaultAdminAddr + ")"
@@ -83,32 +101,73 @@ func (f *adminFlags) connect(env *Env) (*admin, error) {
 	}, nil
 }
 
-// credential is the token to show; "" where a certificate says who asks.
+// The variables that name a credential.
+const (
+	adminVariable = "KELPIE_ADMIN_TOKEN_FILE"
+	humanVariable = "KELPIE_APPROVER_TOKEN_FILE"
+)
+
+// credential is the token to show; "" where a certificate says who asks. What a flag
+// names goes before what a variable names.
 func (f *adminFlags) credential(env *Env) (string, error) {
-	f.tokenFile = env.or(f.tokenFile, "KELPIE_ADMIN_TOKEN_FILE")
-	if f.human {
-		file := env.or(f.humanFile, "KELPIE_APPROVER_TOKEN_FILE")
-		switch {
-		case file != "" && f.tokenFile != "":
-			return "", errors.New("both a token of yours and the admin token are named; give --token-file or --admin-token-file")
-		case file != "":
-			token, err := os.ReadFile(file)
-			if err != nil {
-				return "", fmt.Errorf("--token-file: %w", err)
-			}
-			return strings.TrimSpace(string(token)), nil
-		case f.tokenFile == "" && env.or(f.cert, "KELPIE_TLS_CERT") != "":
-			return "", nil
-		}
+	human, admin := env.or("", humanVariable), env.or("", adminVariable)
+	if !f.human {
+		human = ""
 	}
-	if f.tokenFile == "" {
-		f.tokenFile = defaultTokenFile()
+	switch byFlag := f.human && (f.cert != "" || f.key != ""); {
+	case f.humanFile != "" && f.tokenFile != "":
+		return "", errors.New("both a token of yours and the admin token are named; give --token-file or --admin-token-file")
+	case f.humanFile != "":
+		return f.token(f.humanFile, "--token-file")
+	case f.tokenFile != "":
+		return f.token(f.tokenFile, "--admin-token-file")
+	case byFlag:
+		f.shown = "a certificate, named by --tls-cert"
+		return "", nil
+	case human != "" && admin != "" && !f.known:
+		return "", fmt.Errorf("both a token of yours and the admin token are named, by %s and %s; give --token-file or --admin-token-file", humanVariable, adminVariable)
+	case human != "":
+		return f.token(human, humanVariable)
+	case admin != "" && !f.known:
+		return f.token(admin, adminVariable)
+	case f.human && env.or("", "KELPIE_TLS_CERT") != "":
+		f.shown = "a certificate, named by KELPIE_TLS_CERT"
+		return "", nil
+	case f.known:
+		return "", errors.New("nothing says who you are, which the admin token does not; give --token-file, or --tls-cert and --tls-key")
+	default:
+		return f.token(defaultTokenFile(), "")
 	}
-	token, err := os.ReadFile(f.tokenFile)
-	if err != nil {
-		return "", fmt.Errorf("the admin token cannot be read: %w; it is in the server's state directory: name it with --admin-token-file", err)
+}
+
+// token reads a file with a token. by is the flag or the variable that names it; "": none
+// does, and it is the admin token where a server leaves it.
+func (f *adminFlags) token(file, by string) (string, error) {
+	raw, err := os.ReadFile(file)
+	f.shown = "the token in " + file
+	if by != "" {
+		f.shown += ", named by " + by
 	}
-	return strings.TrimSpace(string(token)), nil
+	f.ofHuman = by == "--token-file" || by == humanVariable
+	advice := "it is in the server's state directory: name it with --admin-token-file"
+	switch {
+	case f.human && by == "":
+		advice += ", or say who you are with --token-file or --tls-cert"
+	case f.ofHuman:
+		advice = "have your identity provider give a token, and write it there"
+	}
+	token := strings.TrimSpace(string(raw))
+	switch {
+	case err != nil && f.ofHuman:
+		return "", fmt.Errorf("%s: %w", by, err)
+	case err != nil:
+		return "", fmt.Errorf("the admin token cannot be read: %w; %s", err, advice)
+	case token == "" && f.ofHuman:
+		return "", fmt.Errorf("%s: %s is empty; %s", by, file, advice)
+	case token == "":
+		return "", fmt.Errorf("the admin token cannot be read: %s is empty; %s", file, advice)
+	}
+	return token, nil
 }
 
 // show gives calls the token, if there is one.
@@ -146,10 +205,10 @@ func (a *admin) advise(err error) error {
 		silent, what = true, "it did not answer in time; see --timeout"
 	case code == codes.Unavailable && isCut(text):
 		silent, what = true, "is it running, and is this its admin listener? see --server, --tls-ca and --insecure"
-	case code == codes.Unauthenticated && a.flags.human:
-		what = "see --token-file, --tls-cert and --admin-token-file"
 	case code == codes.Unauthenticated:
-		what = "see --admin-token-file"
+		what = a.wayIn(text)
+	case code == codes.InvalidArgument:
+		text = a.flags.byFlag(text)
 	case code == codes.Unimplemented:
 		what = "is this its admin listener, and is it as new as this program? see --server"
 	case code == codes.Unavailable && strings.Contains(text, limiter.ErrUnavailable.Error()):
@@ -162,6 +221,52 @@ func (a *admin) advise(err error) error {
 		return fmt.Errorf("no answer from %s: %s", a.addr, clean(text))
 	}
 	return fmt.Errorf("the server at %s says: %s", a.addr, clean(text))
+}
+
+// wayIn says what was given to a server that does not take it, and what else there is.
+func (a *admin) wayIn(text string) string {
+	f := a.flags
+	what := "given was " + f.shown + "; "
+	switch {
+	case f.ofHuman && strings.Contains(text, "not the admin token"):
+		return what + "it is no token of an identity provider, or the server knows none: see its approver_oidc_issuer"
+	case f.known:
+		return what + "see --token-file and --tls-cert"
+	case f.human:
+		return what + "see --token-file, --tls-cert and --admin-token-file"
+	default:
+		return what + "see --admin-token-file"
+	}
+}
+
+// flagFor is the flag for a field of a request, where it has another name.
+func flagFor(field string) string {
+	switch field {
+	case "within", "standing.within":
+		return "for"
+	case "standing", "standing.uses":
+		return "standing"
+	case "standing.max_cost":
+		return "max-cost"
+	case "standing.resource":
+		return "resource"
+	}
+	if strings.HasPrefix(field, "standing.bounds") {
+		return "bound"
+	}
+	return field
+}
+
+// byFlag names the flag where what the server says begins with the field of a request.
+func (f *adminFlags) byFlag(text string) string {
+	end := strings.IndexAny(text, " :")
+	if end < 0 {
+		return text
+	}
+	if flag := flagFor(text[:end]); f.set.Lookup(flag) != nil {
+		return "--" + flag + text[end:]
+	}
+	return text
 }
 
 // isCut tells whether an UNAVAILABLE is about the way to the server, and not from

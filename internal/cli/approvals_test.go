@@ -344,11 +344,14 @@ func TestApprovalsTellWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	_, _, flags := openDesk(t, records())
 	for words, want := range map[string]string{
-		"list --server unix:///nonexistent/a --admin-token-file " + flags[3]:  "no answer from unix:///nonexistent/a: ",
-		"watch --server unix:///nonexistent/a --admin-token-file " + flags[3]: "no answer from unix:///nonexistent/a: ",
-		"list --server " + flags[1] + " --admin-token-file /etc/hostname":     "this is not the admin token",
-		"watch --server " + flags[1] + " --admin-token-file /etc/hostname":    "this is not the admin token",
-		"list --server " + flags[1] + " --admin-token-file /nonexistent":      "name it with --admin-token-file",
+		"list --server unix:///nonexistent/a --admin-token-file " + flags[3]:                                                          "no answer from unix:///nonexistent/a: ",
+		"watch --server unix:///nonexistent/a --admin-token-file " + flags[3]:                                                         "no answer from unix:///nonexistent/a: ",
+		"list --server " + flags[1] + " --admin-token-file /etc/hostname":                                                             "this is not the admin token",
+		"watch --server " + flags[1] + " --admin-token-file /etc/hostname":                                                            "this is not the admin token",
+		"list --server " + flags[1] + " --admin-token-file /nonexistent":                                                              "name it with --admin-token-file",
+		"list --server " + flags[1] + " --admin-token-file /dev/null":                                                                 "/dev/null is empty",
+		"list --server " + flags[1] + " --token-file /etc/hostname":                                                                   "(given was the token in /etc/hostname, named by --token-file; it is no token of an identity provider, or the server knows none: see its approver_oidc_issuer)",
+		"approve --yes --as a --standing 2 --for 1h --bound x=any " + first + " --server " + flags[1] + " --token-file /etc/hostname": "given was the token in /etc/hostname",
 	} {
 		if o := run(t, args("approvals "+words)...); o.code != cli.ExitError || !strings.Contains(o.stderr, want) {
 			t.Errorf("%s: exit code %d, %q; want %q", words, o.code, o.stderr, want)

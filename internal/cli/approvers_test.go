@@ -36,7 +36,7 @@ func TestApproverByToken(t *testing.T) {
 		{"both tokens", "approvals list --token-file " + file + admin + at, cli.ExitError, "give --token-file or --admin-token-file"},
 		{"no such file", "approvals list --token-file " + file + ".no" + at, cli.ExitError, "--token-file: open "},
 		{"the admin token decides", "approvals approve " + id + " --yes --as security-oncall@example.com" + admin + at, cli.ExitError, "the local admin decides nothing"},
-		{"in another's name", "approvals approve " + id + " --yes --as security-lead@example.com --token-file " + file + at, cli.ExitError, "you are known as security-oncall@example.com; leave it out"},
+		{"in another's name", "approvals approve " + id + " --yes --as security-lead@example.com --token-file " + file + at, cli.ExitError, "says: --as is given, and you are known as security-oncall@example.com; leave it out"},
 		{"list", "approvals list --token-file " + file + at, cli.ExitOK, id},
 		{"approve", "approvals approve " + id + " --yes --token-file " + file + at, cli.ExitOK, "APPROVED"},
 	} {
@@ -84,7 +84,8 @@ func TestBreakGlass(t *testing.T) {
 	}
 	const order = "breakglass open --agent data-cleaner --reason down --ticket INC-7"
 	do("breakglass open --agent data-cleaner --reason down"+oncall, cli.ExitError, "--ticket is missing")
-	do(order+" --for 61m"+oncall, cli.ExitError, "at most 1h")
+	do(order+" --for 61m"+oncall, cli.ExitError, "says: --for is out of range; write at most 1h")
+	do(order+" --server "+s.admin, cli.ExitError, "nothing says who you are")
 	do(order+admin, cli.ExitError, "the admin token does not say who has it")
 	do(order+other, cli.ExitError, "not in the approver group breakglass")
 	do("breakglass list"+oncall, cli.ExitOK, "No glass is broken")

@@ -68,7 +68,7 @@ func newBreakGlassOpen(env *Env) *cobra.Command {
 		},
 	}
 	set := cmd.Flags()
-	f.registerHuman(set)
+	f.registerKnown(set)
 	set.StringVar(&in.Agent, "agent", "", "the agent's `id`")
 	set.StringVar(&in.Action, "action", "", "`pattern` of the actions; any unless said")
 	set.StringVar(&in.Resource, "resource", "", "`pattern` of the resources; any unless said")
@@ -170,7 +170,7 @@ func newBreakGlassReview(env *Env) *cobra.Command {
 			})
 		},
 	}
-	f.registerHuman(cmd.Flags())
+	f.registerKnown(cmd.Flags())
 	cmd.Flags().StringVar(&reason, "reason", "", "`what` was found; needed")
 	return cmd
 }
