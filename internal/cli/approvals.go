@@ -21,7 +21,7 @@ func newApprovals(env *Env) *cobra.Command {
 		Long: "List, show and decide the calls that wait for a human's yes on a running server. The commands ask its\n" +
 			"admin listener, as you (--token-file, or --tls-cert), or with the token from its state directory.\n\n" +
 			"Exit code: 0 done, 1 not: nothing was decided, or it is not known.",
-		Args: flagsOnly,
+		Args: commandsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(

@@ -29,7 +29,7 @@ func newAudit(env *Env) *cobra.Command {
 		Short: "Search, follow and verify the audit",
 		Long: "Search, follow and verify the audit: the record of every decision and of everything that changed what\n" +
 			"is decided. The commands read the server's files, whether it runs or not.",
-		Args: flagsOnly,
+		Args: commandsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newAuditQuery(env), newAuditTail(env), newAuditVerify(env))

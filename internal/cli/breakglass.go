@@ -21,7 +21,7 @@ func newBreakGlass(env *Env) *cobra.Command {
 			"members of the approver group breakglass may, known by --token-file or --tls-cert, and another one of them\n" +
 			"reviews it within 24 hours.\n\n" +
 			"Exit code: 0 done, 1 not.",
-		Args: flagsOnly,
+		Args: commandsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newBreakGlassOpen(env), newBreakGlassList(env), newBreakGlassReview(env))

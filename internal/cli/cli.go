@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,8 +83,8 @@ func newRoot(env *Env) *cobra.Command {
 			"Begin with `kelpie init policy`, then `kelpie test policy` and `kelpie serve --policy policy`.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		// Without Args of its own, cobra suggests the command that was meant.
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          commandsOnly,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
@@ -93,6 +94,10 @@ func newRoot(env *Env) *cobra.Command {
 		newLint(env), newSchema(env), newLimits(env), newApprovals(env), newBreakGlass(env), newAudit(env), newVersion(env),
 	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		// A command that does not exist has flags that its parent does not know.
+		if _, rest, findErr := root.Find(env.Args); findErr == nil && cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+			return commandsOnly(cmd, rest)
+		}
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
 	})
 	return root
@@ -104,6 +109,37 @@ func flagsOnly(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("%q belongs to no flag; see `%s --help`", args[0], cmd.CommandPath())
 	}
 	return nil
+}
+
+// commandsOnly refuses a word that is no command below this one, and says which was
+// meant, as far as can be told.
+func commandsOnly(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var meant []string
+	add := func(c *cobra.Command) {
+		if path := "`" + c.CommandPath() + "`"; !slices.Contains(meant, path) {
+			meant = append(meant, path)
+		}
+	}
+	for _, c := range cmd.Commands() {
+		for _, below := range c.Commands() {
+			if below.IsAvailableCommand() && below.Name() == args[0] && c.Name() != "completion" {
+				add(below)
+			}
+		}
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	for _, name := range cmd.SuggestionsFor(args[0]) {
+		if c, _, err := cmd.Find([]string{name}); err == nil {
+			add(c)
+		}
+	}
+	if len(meant) > 0 {
+		return fmt.Errorf("unknown command %q for %q; did you mean %s? See `%[2]s --help`", args[0], cmd.CommandPath(), strings.Join(meant, " or "))
+	}
+	return fmt.Errorf("unknown command %q for %q; see `%[2]s --help`", args[0], cmd.CommandPath())
 }
 
 // plainHelp leaves out "[=true|false]", which pflag writes behind every flag

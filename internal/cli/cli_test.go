@@ -269,6 +269,33 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
+// A word that is no command is told as one, whatever flags follow it, with the command
+// that was meant.
+func TestUnknownCommands(t *testing.T) {
+	t.Parallel()
+	for words, want := range map[string]string{
+		"chek --agent x":                    "unknown command \"chek\" for \"kelpie\"; did you mean `kelpie check`? See `kelpie --help`",
+		"xyzzy":                             "unknown command \"xyzzy\" for \"kelpie\"; see `kelpie --help`",
+		"approve apr_1":                     "unknown command \"approve\" for \"kelpie\"; did you mean `kelpie approvals approve`? See `kelpie --help`",
+		"approve apr_1 --yes --as a":        "did you mean `kelpie approvals approve`?",
+		"deny":                              "did you mean `kelpie approvals deny`?",
+		"verify":                            "did you mean `kelpie audit verify`?",
+		"show x":                            "did you mean `kelpie approvals show` or `kelpie limits show`?",
+		"approvals aprove apr_1":            "unknown command \"aprove\" for \"kelpie approvals\"; did you mean `kelpie approvals approve`? See `kelpie approvals --help`",
+		"approvals aprove apr_1 --yes --as": "did you mean `kelpie approvals approve`?",
+		"approvals apr_1":                   "unknown command \"apr_1\" for \"kelpie approvals\"; see `kelpie approvals --help`",
+		"breakglass opn --agent x":          "did you mean `kelpie breakglass open`?",
+		"audit querry --agent x":            "did you mean `kelpie audit query`?",
+		"limits rest":                       "did you mean `kelpie limits reset`?",
+		"approvals --yes":                   "unknown flag: --yes; see `kelpie approvals --help`",
+		"approvals list x --all":            "\"x\" belongs to no flag; see `kelpie approvals list --help`",
+	} {
+		if o := run(t, args(words)...); o.code != cli.ExitError || o.stdout != "" || !strings.HasPrefix(o.stderr, "kelpie: ") || !strings.Contains(o.stderr, want) {
+			t.Errorf("%s: exit code %d, %q, want %q", words, o.code, o.stderr, want)
+		}
+	}
+}
+
 // A pipe that is closed must not end as if all were well.
 func TestOutputThatCannotBeWritten(t *testing.T) {
 	t.Parallel()

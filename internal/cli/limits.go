@@ -18,7 +18,7 @@ func newLimits(env *Env) *cobra.Command {
 		Short: "Show how an agent's limits stand, and reset them",
 		Long: "Show how an agent's limits stand on a running server, and reset them. Both ask its admin listener,\n" +
 			"with the token from its state directory.",
-		Args: flagsOnly,
+		Args: commandsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newLimitsShow(env), newLimitsReset(env))
