@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -147,6 +148,9 @@ func (r *remote) advise(err error) error {
 	if errors.As(err, &carrier) {
 		// Without "rpc error: code = ", which says nothing to a person.
 		text = carrier.GRPCStatus().Message()
+	}
+	if status.Code(err) == codes.Unimplemented && strings.HasPrefix(text, "unknown service ") {
+		what = "is this its admin listener? gateways, and this command, ask its grpc_addr; see --server"
 	}
 	if what != "" {
 		text += " (" + what + ")"

@@ -43,6 +43,7 @@ func TestServerIsAsked(t *testing.T) {
 		{"dry run", args("check --dry-run "+at, call("lead-router", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitDryRun, "dry run: nothing was charged"},
 		{"explain", args("explain "+at, call("nobody", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitOK, "identity"},
 		{"json", args("check --json "+at, call("lead-router", "read", "salesforce/leads/42", "10.8.0.5", "--request-id", "r-7")), cli.ExitOK, `"request_id": "r-7"`},
+		{"the admin listener", args("check --server "+s.admin, call("lead-router", "read", "salesforce/leads/42", "10.8.0.5")), cli.ExitError, "unknown service kelpie.authz.v1.AuthorizationService (is this its admin listener? "},
 		{"malformed", args("check "+at, call("lead-router", "read", "salesforce//leads", "10.8.0.5")), cli.ExitError, "resource"},
 	}
 	for _, tt := range tests {
