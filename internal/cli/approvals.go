@@ -157,7 +157,7 @@ func newApprovalsList(env *Env) *cobra.Command {
 				}
 				p := env.printer()
 				if f.asJSON {
-					p.approvalJSON(found)
+					p.listJSON(found)
 				} else {
 					p.approvals(found, in.GetAll(), most, env.Now())
 				}
@@ -220,6 +220,7 @@ func newApprovalsWatch(env *Env) *cobra.Command {
 		},
 	}
 	f.registerHuman(cmd.Flags())
+	cmd.Flags().Lookup("timeout").Usage = "bounds nothing here: a watch lasts until it is interrupted"
 	cmd.Flags().StringVar(&in.Agent, "agent", "", "show those of this `agent` alone")
 	return cmd
 }

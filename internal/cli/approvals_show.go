@@ -30,6 +30,15 @@ func (p *printer) approvalJSON(m proto.Message) {
 	p.printf("%s", visibleJSON(text.String()))
 }
 
+// listJSON prints a list as JSON, also where it is empty: protojson leaves that out.
+func (p *printer) listJSON(found *approvalv1.ListResponse) {
+	if len(found.GetApprovals()) == 0 {
+		p.json(map[string][]string{"approvals": {}})
+		return
+	}
+	p.approvalJSON(found)
+}
+
 // approvalLine prints a message as JSON in one line.
 func (p *printer) approvalLine(m proto.Message) {
 	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
@@ -215,7 +224,7 @@ func (p *printer) approval(a *approvalv1.Approval, now time.Time) {
 			p.row(d.GetName(), d.GetValue())
 		}
 	}
-	p.row("last hour", a.GetRecent())
+	p.row("last hour", strings.Replace(a.GetRecent(), " in the last hour", "", 1))
 	p.row("asked", stampOf(a.GetOpenedAt()))
 	if open(a.GetState()) {
 		p.row("expires", stampOf(a.GetExpiresAt()))
@@ -246,7 +255,11 @@ func (p *printer) painted(name, style, value string) {
 	if value == "" {
 		return
 	}
-	for _, line := range fold(whole(value), valueColumns) {
+	lines := fold(whole(value), valueColumns)
+	for i, line := range lines {
+		if i < len(lines)-1 {
+			line = strings.TrimSuffix(line, " ") // The line ends there.
+		}
 		p.printf("  %s %s\n", p.paint(dim, fmt.Sprintf("%-*s", nameColumns, visible(name))), p.paint(style, line))
 		name = ""
 	}

@@ -39,6 +39,7 @@ func TestOutputOfApprovals(t *testing.T) {
 		{"approvals_list_all_none", "list --all --agent nobody", cli.ExitOK},
 		{"approvals_list_limit", "list --limit 2", cli.ExitOK},
 		{"approvals_list_json", "list --limit 1 --json", cli.ExitOK},
+		{"approvals_list_json_none", "list --agent nobody --json", cli.ExitOK},
 		{"approvals_show", "show " + first, cli.ExitOK},
 		{"approvals_show_nasty", "show " + nastyID, cli.ExitOK},
 		{"approvals_show_half", "show " + second, cli.ExitOK},

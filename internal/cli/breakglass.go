@@ -99,7 +99,7 @@ func newBreakGlassList(env *Env) *cobra.Command {
 				}
 				p := env.printer()
 				if f.asJSON {
-					p.approvalJSON(out)
+					p.listJSON(out)
 				} else {
 					p.emergencies(out.GetApprovals(), env.Now())
 				}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -120,7 +121,7 @@ func (p *printer) decision(resp *authzv1.AuthorizeResponse, note string) {
 	row("id", resp.GetApproval().GetId())
 	row("url", resp.GetApproval().GetUrl())
 	if resp.GetRetryAfter() != nil {
-		row("retry", "in "+resp.GetRetryAfter().AsDuration().String())
+		row("retry", "in "+tenths(resp.GetRetryAfter().AsDuration()).String())
 	}
 	for _, l := range resp.GetLimits() {
 		row("limit", fmt.Sprintf("%s: %d of %d left", l.GetName(), l.GetRemaining(), l.GetLimit()))
@@ -132,6 +133,12 @@ func (p *printer) decision(resp *authzv1.AuthorizeResponse, note string) {
 	for _, w := range resp.GetWarnings() {
 		row("warning", w)
 	}
+}
+
+// tenths rounds a wait up to tenths of a second: who waits for less comes too early.
+func tenths(d time.Duration) time.Duration {
+	const unit = time.Second / 10
+	return (d + unit - 1).Truncate(unit)
 }
 
 func orOf(words []string) string {

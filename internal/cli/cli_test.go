@@ -111,6 +111,8 @@ func TestOutput(t *testing.T) {
 		{"help", nil, cli.ExitOK},
 		{"help_audit_query", args("audit query --help"), cli.ExitOK},
 		{"help_audit_verify", args("audit verify --help"), cli.ExitOK},
+		{"help_breakglass_open", args("breakglass open --help"), cli.ExitOK},
+		{"help_breakglass_review", args("breakglass review --help"), cli.ExitOK},
 		{"help_check", args("check --help"), cli.ExitOK},
 		{"help_explain", args("explain --help"), cli.ExitOK},
 		{"help_init", args("init --help"), cli.ExitOK},

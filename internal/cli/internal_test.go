@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -171,6 +172,17 @@ func TestHints(t *testing.T) {
 	cfg.TLSCert, cfg.ClientCA = "c", "a"
 	if text := hints(cfg, tcp); strings.Contains(text, "-plaintext") || !strings.Contains(text, "--tls-ca CA.pem --tls-cert CERT.pem") {
 		t.Errorf("hints over TLS: %q", text)
+	}
+}
+
+func TestTenths(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[time.Duration]string{
+		1094449301: "1.1s", time.Second: "1s", time.Second + 1: "1.1s", 1: "100ms", 61 * time.Second: "1m1s",
+	} {
+		if got := tenths(in).String(); got != want {
+			t.Errorf("tenths(%d) = %s, want %s", in, got, want)
+		}
 	}
 }
 
