@@ -98,6 +98,8 @@ func TestBreakGlass(t *testing.T) {
 	do("approvals list"+lead, cli.ExitOK, "nobody: the glass is broken")
 	do("breakglass review "+id+" --reason fine"+lead, cli.ExitError, "it is not over")
 	do("approvals cancel "+id+" --yes"+lead, cli.ExitOK, "REVOKED")
+	do("approvals show "+id+lead, cli.ExitOK, "The glass was broken, which has ended: this lets no call through any more")
+	do("approvals list --all"+lead, cli.ExitOK, "ended: the glass was broken, used 1 time\n")
 	do("breakglass list"+lead, cli.ExitOK, "due in ")
 	do("breakglass review "+id+" --reason fine"+oncall, cli.ExitError, "somebody else has to look at it")
 	do("breakglass review "+id+lead, cli.ExitError, "give --reason")

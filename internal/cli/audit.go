@@ -175,7 +175,8 @@ func newAuditQuery(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "query",
 		Short: "Search the audit",
-		Long: "Search the audit. All flags have to hold together; without any, the newest records are shown.\n\n" +
+		Long: "Search the audit. All flags have to hold together; without any, the newest records are shown.\n" +
+			"Standard error says if there are more than --limit, or none.\n\n" +
 			"With --json each record is one line, as it is kept, with its number and hash.",
 		Example: "  kelpie audit query --agent data-cleaner --since 24h\n" +
 			"  kelpie audit query --decision deny --resource 'salesforce/**' --json",
