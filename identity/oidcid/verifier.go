@@ -21,10 +21,13 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/time/rate"
 )
 
@@ -173,13 +176,15 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 type claims struct {
 	AuthorizedParty string          `json:"azp"`
 	ClientID        string          `json:"client_id"`
-	CID             string          `json:"cid"`   // the client, where client_id is not said
-	GrantType       string          `json:"gty"`   // client-credentials: nobody logged in
-	TypeOfIdentity  string          `json:"idtyp"` // app: nobody logged in
+	CID             string          `json:"cid"` // the client, where client_id is not said
+	GrantType       string          `json:"gty"` // client-credentials: nobody logged in
+	GrantTypeToo    string          `json:"grant_type"`
+	Events          json.RawMessage `json:"events"` // of a logout or security event token (RFC 8417)
+	TypeOfIdentity  string          `json:"idtyp"`  // app: nobody logged in
 	Actor           json.RawMessage `json:"act"`
 	EmailVerified   any             `json:"email_verified"`
 	ACR             string          `json:"acr"`
-	AuthTime        json.Number     `json:"auth_time"`
+	AuthTime        json.RawMessage `json:"auth_time"`
 }
 
 // Verify returns who a token is of. The error is an ErrRefused, an ErrUnavailable
@@ -191,15 +196,26 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Human, error) {
 	if err != nil {
 		return Human{}, v.failed(ctx, err)
 	}
-	var c claims
 	all := map[string]any{}
-	if err := errors.Join(t.Claims(&c), t.Claims(&all)); err != nil {
+	var raw json.RawMessage
+	if err := errors.Join(t.Claims(&raw), t.Claims(&all)); err != nil {
+		return Human{}, refuse("its claims cannot be read")
+	}
+	c, err := readClaims(raw)
+	if err != nil {
 		return Human{}, refuse("its claims cannot be read")
 	}
 	if err := v.checkClaims(t, &c); err != nil {
 		return Human{}, err
 	}
 	return v.human(&c, all, t.Subject)
+}
+
+// readClaims reads claims by their exact names, each of which occurs once: a reader
+// that takes EMAIL_VERIFIED for email_verified believes what others do not.
+func readClaims(raw []byte) (c claims, err error) {
+	err = jsonv2.Unmarshal(raw, &c, jsonv2.MatchCaseInsensitiveNames(false), jsontext.AllowDuplicateNames(false))
+	return c, err //nolint:wrapcheck // Whoever reads them has words of his own.
 }
 
 // failed words what the library says, which can hold parts of the token.
@@ -243,8 +259,10 @@ func (v *Verifier) checkClaims(t *oidc.IDToken, c *claims) error {
 		return refuse("somebody else acts by it (act): an agent decides nothing")
 	case t.Subject == "" || slices.Contains([]string{c.ClientID, c.AuthorizedParty, c.CID}, t.Subject):
 		return refuse("it is a machine's: its subject is the client itself")
-	case c.GrantType == "client-credentials" || c.TypeOfIdentity == "app":
-		return refuse("it is a machine's: nobody logged in for it (gty, idtyp)")
+	case plain(c.GrantType) == "clientcredentials" || plain(c.GrantTypeToo) == "clientcredentials" || strings.EqualFold(c.TypeOfIdentity, "app"):
+		return refuse("it is a machine's: nobody logged in for it (gty, grant_type, idtyp)")
+	case len(c.Events) > 0:
+		return refuse("it tells of an event, such as a log-out, and not of a log-in (events)")
 	case len(t.Audience) > 1 && c.AuthorizedParty != v.cfg.Audience:
 		// Who asked for it may be any of the audiences, so an agent's client too.
 		return refuse("it was made for another party (azp); have the provider make one for " + v.cfg.Audience + " alone")
@@ -254,10 +272,15 @@ func (v *Verifier) checkClaims(t *oidc.IDToken, c *claims) error {
 	return nil
 }
 
+// plain is a name without what separates its words.
+func plain(name string) string {
+	return strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToLower(name))
+}
+
 // loggedIn is when the human logged in, as far as the token tells.
 func loggedIn(t *oidc.IDToken, c *claims) (time.Time, error) {
-	if c.AuthTime != "" {
-		seconds, err := c.AuthTime.Float64()
+	if text := string(c.AuthTime); text != "" && text != "null" {
+		seconds, err := strconv.ParseFloat(text, 64)
 		if err != nil || seconds < 0 || seconds > 1<<40 {
 			return time.Time{}, refuse("its auth_time is no time")
 		}
