@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -21,6 +22,10 @@ type TLSFiles struct {
 	ClientCA string
 	// Optional admits callers without a client certificate as well.
 	Optional bool
+	// Others is the file of authorities that open another door: a client certificate is
+	// refused if one of them is anywhere between it and ClientCA. Empty: there are none.
+	// It is looked at only where there is a ClientCA.
+	Others string
 }
 
 // paths are those that are set.
@@ -28,6 +33,9 @@ func (f TLSFiles) paths() []string {
 	paths := []string{f.Cert, f.Key}
 	if f.ClientCA != "" {
 		paths = append(paths, f.ClientCA)
+		if f.Others != "" {
+			paths = append(paths, f.Others)
+		}
 	}
 	return paths
 }
@@ -104,7 +112,28 @@ func (k *TLSKeeper) build(contents [][]byte) (*tls.Config, error) {
 	if k.files.Optional {
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
 	}
+	if k.files.Others != "" {
+		cfg.VerifyConnection = notBy(certificates(contents[3]), k.files.Others)
+	}
 	return cfg, nil
+}
+
+// notBy refuses a certificate that one of some authorities vouches for, however far
+// off: an authority that is asked for may vouch for theirs by others between them,
+// which no file has and the client sends.
+func notBy(others []*x509.Certificate, file string) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		for _, chain := range state.VerifiedChains {
+			for _, cert := range chain {
+				if slices.ContainsFunc(others, func(o *x509.Certificate) bool {
+					return bytes.Equal(o.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo)
+				}) {
+					return fmt.Errorf("the certificate of %q is one of an authority of %s, which opens another door", chain[0].Subject, file)
+				}
+			}
+		}
+		return nil
+	}
 }
 
 // Config returns a configuration that gives each new connection the one then in force.
@@ -147,6 +176,11 @@ func authorities(path string) (all []*x509.Certificate, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read TLS files: %w", err)
 	}
+	return certificates(data), nil
+}
+
+// certificates are those of PEM blocks.
+func certificates(data []byte) (all []*x509.Certificate) {
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
 			continue
@@ -157,5 +191,5 @@ func authorities(path string) (all []*x509.Certificate, err error) {
 		}
 		all = append(all, cert)
 	}
-	return all, nil
+	return all
 }

@@ -108,7 +108,7 @@ func (a *App) adminTLS() (*server.TLSKeeper, error) {
 	if err := a.authoritiesApart(); err != nil {
 		return nil, err
 	}
-	keeper, err := server.NewTLSKeeper(server.TLSFiles{Cert: a.cfg.TLSCert, Key: a.cfg.TLSKey, ClientCA: a.cfg.Approvers.ClientCA, Optional: true})
+	keeper, err := server.NewTLSKeeper(server.TLSFiles{Cert: a.cfg.TLSCert, Key: a.cfg.TLSKey, ClientCA: a.cfg.Approvers.ClientCA, Others: a.cfg.ClientCA, Optional: true})
 	if err != nil {
 		return nil, fmt.Errorf("approver_client_ca: %w", err)
 	}

@@ -138,7 +138,7 @@ func (a *App) buildTLS(context.Context) error {
 	if a.cfg.TLSCert == "" {
 		return nil
 	}
-	keeper, err := server.NewTLSKeeper(server.TLSFiles{Cert: a.cfg.TLSCert, Key: a.cfg.TLSKey, ClientCA: a.cfg.ClientCA})
+	keeper, err := server.NewTLSKeeper(server.TLSFiles{Cert: a.cfg.TLSCert, Key: a.cfg.TLSKey, ClientCA: a.cfg.ClientCA, Others: a.cfg.Approvers.ClientCA})
 	if err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}

@@ -19,7 +19,7 @@ import (
 // them an answer would be larger than clients take.
 func listed(r *pdp.ApprovalRecord) *approvalv1.Approval {
 	out := approvalOf(r)
-	out.Details, out.Recent, out.Partial = nil, "", true
+	out.Details, out.Recent = nil, ""
 	for _, need := range out.GetRequirements() {
 		need.Approvers = nil
 	}
