@@ -18,7 +18,7 @@ import (
 // the end.
 func humanKey(name string) string {
 	var key strings.Builder
-	for _, r := range norm.NFKD.String(name) {
+	for _, r := range norm.NFKD.String(unwrapped(name)) {
 		if unicode.In(r, unicode.Cf, unicode.Mn, unicode.Me, unicode.Other_Default_Ignorable_Code_Point, unicode.White_Space, unicode.Cc) {
 			continue
 		}
@@ -31,6 +31,17 @@ func humanKey(name string) string {
 	}
 	local, _, _ := strings.Cut(text[:at], "+")
 	return local + "@" + strings.TrimRight(text[at+1:], ".")
+}
+
+// unwrapped is an address without what mail programs and URIs put around it.
+func unwrapped(name string) string {
+	name = strings.Trim(strings.TrimSpace(name), `<>"'`)
+	for _, scheme := range [...]string{"mailto:", "acct:"} {
+		if len(name) > len(scheme) && strings.EqualFold(name[:len(scheme)], scheme) {
+			name = name[len(scheme):]
+		}
+	}
+	return strings.NewReplacer("%40", "@", `"`, "", "。", ".", "｡", ".").Replace(name)
 }
 
 // latin is the Latin letter that a character looks like, or the character itself.
@@ -48,7 +59,8 @@ func latin(r rune) rune {
 		"аaвbеeкkмmнhоoрpсcтtуyхxѕsіlјjӏlԁdһhԛqԝwѵvгrпn" + // its small letters,
 		"ΑaΒbΕeΖzΗhΙlΚkΜmΝnΟoΡpΤtΥyΧx" + // capitals of Greek,
 		"αaγyεeιlκkνvοoρpτtυuχxωwηn" + // its small letters,
-		"ılǃlℓløoØo" // and what is nearer
+		"ılǃlℓløoØo" + // and what is nearer,
+		"ɑaʟlᏞlօo‐-‑-–-" // and far
 	found := false
 	for _, c := range pairs {
 		if found {

@@ -11,7 +11,10 @@ import (
 func TestHumanKey(t *testing.T) {
 	t.Parallel()
 	same := [][]string{
-		{"alice@example.com", "ALICE@EXAMPLE.COM", "alice+bot@example.com", " alice@example.com", "a\u200blice@example.com", "аlice@example.com", "al1ce@example.com", "ａlice@example.com", "alice@example.com."},
+		{
+			"alice@example.com", "ALICE@EXAMPLE.COM", "alice+bot@example.com", " alice@example.com", "a\u200blice@example.com", "аlice@example.com", "al1ce@example.com", "ａlice@example.com", "alice@example.com.",
+			"mailto:alice@example.com", "MAILTO:Alice@example.com", "<alice@example.com>", `"alice"@example.com`, "alice%40example.com", "acct:alice@example.com", "alice@example。com", "ɑlice@example.com",
+		},
 		{"jürgen", "ju\u0308rgen", "JÜRGEN", "Ju\u0308rgen", "jurgen"},
 		{"ΟΛΓΑ", "ολγα"},
 		{"ОЛЬГА", "ольга"},
