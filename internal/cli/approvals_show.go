@@ -242,6 +242,12 @@ func (p *printer) approval(a *approvalv1.Approval, now time.Time) {
 			p.row("look twice", fmt.Sprintf("%s has letters that look alike, of %s", cutAt(text, 120), mixed))
 		}
 	}
+	if a.GetPartial() && open(a.GetState()) {
+		p.row("not all", "the parameters were not seen whole: what you do not see is part of the call")
+	}
+	if a.GetMasked() && open(a.GetState()) {
+		p.row("hidden", "what looks like a secret; the agent may have named it so, and it is part of the call")
+	}
 	p.grant(a)
 	p.requirements(a.GetRequirements())
 	p.votes(a.GetVotes())
