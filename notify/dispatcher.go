@@ -37,6 +37,16 @@ type Dispatcher struct {
 
 	mu      sync.Mutex
 	unheard uint64
+	late    []lateEvent
+}
+
+// mostLate bounds the events that could not be kept and are tried again.
+const mostLate = 1000
+
+// lateEvent is one that could not be kept when it came.
+type lateEvent struct {
+	event *Event
+	names []string
 }
 
 // NewDispatcher makes a Dispatcher, or says what of the configuration is wrong.
@@ -63,8 +73,9 @@ func NewDispatcher(cfg Config) (*Dispatcher, error) {
 }
 
 // Enqueue keeps an event for all channels that want it, or only for those named.
-// What could not be kept is logged and counted as dropped; the error is for whoever
-// wants to know.
+// What could not be kept is logged, and tried again from memory while Run runs: it can
+// come late then, behind others of its approval. The error is for whoever wants to
+// know. More than 1,000 such events are counted as dropped.
 func (d *Dispatcher) Enqueue(ctx context.Context, e *Event, only ...string) error {
 	var names []string
 	var want []*worker
@@ -76,10 +87,25 @@ func (d *Dispatcher) Enqueue(ctx context.Context, e *Event, only ...string) erro
 	if len(want) == 0 {
 		return nil
 	}
-	err := d.cfg.Outbox.Enqueue(ctx, e, names, d.cfg.Now())
-	for _, w := range want {
-		if err != nil {
-			w.count(func(s *Stats) { s.Dropped++ })
+	if err := d.cfg.Outbox.Enqueue(ctx, e, names, d.cfg.Now()); err != nil {
+		text := "a notification could not be kept; it is tried again while this server runs, and approvals go on without it"
+		if !d.keepLate(e, names) {
+			text = "a notification could not be kept and will not be sent; approvals go on without it"
+			for _, w := range want {
+				w.count(func(s *Stats) { s.Dropped++ })
+			}
+		}
+		d.cfg.Log.ErrorContext(ctx, text, slog.String("approval_id", e.Approval.ID), slog.String("event", string(e.Type)), slog.Any("error", err))
+		return fmt.Errorf("keep a notification: %w", err)
+	}
+	d.wake(names)
+	return nil
+}
+
+// wake has the channels of these names look for what waits.
+func (d *Dispatcher) wake(names []string) {
+	for _, w := range d.channels {
+		if !slices.Contains(names, w.to.Name()) {
 			continue
 		}
 		select {
@@ -87,12 +113,38 @@ func (d *Dispatcher) Enqueue(ctx context.Context, e *Event, only ...string) erro
 		default:
 		}
 	}
-	if err != nil {
-		d.cfg.Log.ErrorContext(ctx, "a notification could not be kept and will not be sent; approvals go on without it",
-			slog.String("approval_id", e.Approval.ID), slog.String("event", string(e.Type)), slog.Any("error", err))
-		return fmt.Errorf("keep a notification: %w", err)
+}
+
+// keepLate keeps an event for the next try; false: there are too many.
+func (d *Dispatcher) keepLate(e *Event, names []string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.late) >= mostLate {
+		return false
 	}
-	return nil
+	d.late = append(d.late, lateEvent{e, names})
+	return true
+}
+
+// enqueueLate tries again what could not be kept, the oldest first.
+func (d *Dispatcher) enqueueLate(ctx context.Context) {
+	for {
+		d.mu.Lock()
+		if len(d.late) == 0 {
+			d.late = nil
+			d.mu.Unlock()
+			return
+		}
+		next := d.late[0]
+		d.mu.Unlock()
+		if d.cfg.Outbox.Enqueue(ctx, next.event, next.names, d.cfg.Now()) != nil {
+			return
+		}
+		d.wake(next.names)
+		d.mu.Lock()
+		d.late = d.late[1:]
+		d.mu.Unlock()
+	}
 }
 
 // How often the outbox is looked after, and what it keeps.
@@ -120,6 +172,7 @@ func (d *Dispatcher) Run(ctx context.Context) {
 func (d *Dispatcher) watch(ctx context.Context) {
 	var pruned time.Time
 	for {
+		d.enqueueLate(ctx)
 		now := d.cfg.Now()
 		ids, err := d.cfg.Outbox.Unheard(ctx, now.Add(-heardWithin))
 		for _, id := range ids {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,13 +83,18 @@ type bench struct {
 
 func begin(t *testing.T, channels ...notify.Channel) *bench {
 	t.Helper()
+	return beginOver(t, func(o notify.Outbox) notify.Outbox { return o }, channels...)
+}
+
+func beginOver(t *testing.T, over func(notify.Outbox) notify.Outbox, channels ...notify.Channel) *bench {
+	t.Helper()
 	box, err := sqliteoutbox.Open(t.Context(), sqliteoutbox.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &bench{box: box, log: &bytes.Buffer{}}
 	b.Dispatcher, err = notify.NewDispatcher(notify.Config{
-		Outbox: box, Channels: channels, Log: slog.New(slog.NewTextHandler(b.log, nil)), Timer: timer, Jitter: func() float64 { return 0.5 },
+		Outbox: over(box), Channels: channels, Log: slog.New(slog.NewTextHandler(b.log, nil)), Timer: timer, Jitter: func() float64 { return 0.5 },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +173,55 @@ func TestInOrder(t *testing.T) {
 		}
 		if s := b.of(t, "c"); s.Delivered != 3 || s.Failed != 1 || s.Pending != 0 || s.Dropped != 0 || !s.FailingSince.IsZero() {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// shut keeps nothing while it is shut.
+type shut struct {
+	notify.Outbox
+
+	is atomic.Bool
+}
+
+func (s *shut) Enqueue(ctx context.Context, e *notify.Event, channels []string, now time.Time) error {
+	if s.is.Load() {
+		return errors.New("the disk is full")
+	}
+	return s.Outbox.Enqueue(ctx, e, channels, now) //nolint:wrapcheck // It is the outbox's own.
+}
+
+// What could not be kept is kept once that works, in its order, and told then.
+func TestKeptLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &channel{name: "c"}
+		var box shut
+		b := beginOver(t, func(o notify.Outbox) notify.Outbox { box.Outbox = o; return &box }, c)
+		box.is.Store(true)
+		for _, kind := range []notify.Type{notify.Requested, notify.Approved} {
+			if err := b.Enqueue(t.Context(), event("apr_1", kind)); err == nil {
+				t.Error("it was kept")
+			}
+		}
+		pass(30 * time.Second)
+		if n := len(c.tries()); n != 0 {
+			t.Errorf("%d told", n)
+		}
+		box.is.Store(false)
+		pass(10 * time.Second)
+		if got := c.tries(); !slices.Equal(got, []string{"apr_1 requested ", "apr_1 approved "}) {
+			t.Errorf("told %q", got)
+		}
+		if s := b.of(t, "c"); s.Dropped != 0 || s.Delivered != 2 {
+			t.Errorf("%+v", s)
+		}
+		box.is.Store(true)
+		for i := range 1001 {
+			_ = b.Enqueue(t.Context(), event(fmt.Sprint("apr_", i), notify.Requested))
+		}
+		if s := b.of(t, "c"); s.Dropped != 1 {
+			t.Errorf("%d dropped of 1,001", s.Dropped)
 		}
 	})
 }

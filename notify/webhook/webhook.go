@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -111,7 +112,7 @@ func CheckURL(text string, loopback bool) error {
 		return errors.New("is not a URL; write https://HOST/PATH") // The cause repeats the URL, which can hold a secret.
 	}
 	switch {
-	case u.Scheme != "https" && (u.Scheme != "http" || !loopback):
+	case u.Scheme != "https" && (u.Scheme != "http" || !loopback || !isLoopback(u.Hostname())):
 		return fmt.Errorf("begins with %q; write https:// (http:// is for loopback alone, with `loopback: true`)", u.Scheme)
 	case u.Host == "" || u.Hostname() == "":
 		return errors.New("names no host; write https://HOST/PATH")
@@ -121,6 +122,11 @@ func CheckURL(text string, loopback bool) error {
 		return errors.New("holds a fragment, which is never sent; leave it out")
 	}
 	return nil
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
 // Name implements [notify.Channel].

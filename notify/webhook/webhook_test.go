@@ -337,6 +337,9 @@ func TestCheckURL(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+	if err := webhook.CheckURL("http://example.com/hook", true); err == nil {
+		t.Error("plain to somewhere else")
+	}
 	if err := webhook.CheckURL("http://127.0.0.1:1", true); err != nil {
 		t.Error(err)
 	}
