@@ -88,14 +88,14 @@ func (d *Dispatcher) Enqueue(ctx context.Context, e *Event, only ...string) erro
 		return nil
 	}
 	if err := d.cfg.Outbox.Enqueue(ctx, e, names, d.cfg.Now()); err != nil {
-		text := "a notification could not be kept; it is tried again while this server runs, and approvals go on without it"
-		if !d.keepLate(e, names) {
-			text = "a notification could not be kept and will not be sent; approvals go on without it"
+		again := d.keepLate(e, names)
+		if !again {
 			for _, w := range want {
 				w.count(func(s *Stats) { s.Dropped++ })
 			}
 		}
-		d.cfg.Log.ErrorContext(ctx, text, slog.String("approval_id", e.Approval.ID), slog.String("event", string(e.Type)), slog.Any("error", err))
+		d.cfg.Log.ErrorContext(ctx, "a notification could not be kept; approvals go on without it", slog.Bool("tried_again", again),
+			slog.String("approval_id", e.Approval.ID), slog.String("event", string(e.Type)), slog.Any("error", err))
 		return fmt.Errorf("keep a notification: %w", err)
 	}
 	d.wake(names)

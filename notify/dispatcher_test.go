@@ -188,7 +188,7 @@ func (s *shut) Enqueue(ctx context.Context, e *notify.Event, channels []string, 
 	if s.is.Load() {
 		return errors.New("the disk is full")
 	}
-	return s.Outbox.Enqueue(ctx, e, channels, now) //nolint:wrapcheck // It is the outbox's own.
+	return s.Outbox.Enqueue(ctx, e, channels, now)
 }
 
 // What could not be kept is kept once that works, in its order, and told then.

@@ -78,6 +78,7 @@ type App struct {
 	token     *server.AdminToken
 	callers   *server.Callers
 	tls       *server.TLSKeeper // nil: none
+	files     stateFiles
 	tlsAdmin  *server.TLSKeeper // that of the admin listener, which may be tls
 	tlsFault  atomic.Pointer[string]
 	// tlsFailures counts bad TLS files, each once.
@@ -118,6 +119,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (*App, error) {
 	if err := a.build(ctx); err != nil {
 		return nil, errors.Join(err, a.close(context.WithoutCancel(ctx)))
 	}
+	a.noteFiles()
 	return a, nil
 }
 
@@ -172,6 +174,9 @@ func (a *App) Readiness() server.Readiness {
 		r.Faults = append(r.Faults, fault)
 	}
 	r.Faults = append(r.Faults, a.notices.faults()...)
+	if fault := a.files.fault.Load(); fault != nil {
+		r.Faults = append(r.Faults, *fault)
+	}
 	if fault := a.tlsFault.Load(); fault != nil {
 		r.Faults = append(r.Faults, *fault)
 	}

@@ -41,6 +41,7 @@ func (a *App) Run(ctx context.Context) error {
 	group.Go(func() error { a.watch(watchCtx); return nil })
 	group.Go(func() error { a.tellHealth(watchCtx); return nil })
 	group.Go(func() error { a.sweep(watchCtx); return nil })
+	group.Go(func() error { a.watchFiles(watchCtx); return nil })
 	group.Go(func() error { a.notifyUntil(watchCtx); return nil })
 	group.Go(func() error { a.editShared(watchCtx); return nil })
 	holding, letGo := context.WithCancel(context.WithoutCancel(ctx))
