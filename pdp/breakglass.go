@@ -14,7 +14,7 @@ import (
 const (
 	// BreakGlassGroup is the approver group whose members may break the glass. A
 	// policy without it has no break-glass.
-	BreakGlassGroup = "breakglass"
+	BreakGlassGroup = policy.BreakGlassGroup
 
 	breakGlassTime    = 15 * time.Minute
 	maxBreakGlassTime = time.Hour
