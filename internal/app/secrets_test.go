@@ -25,12 +25,28 @@ http:
     erase: {methods: [DELETE], path: "/docs/{id}", action: delete, resource: "docs/{id}"}
 `
 
-// Whatever comes with a call and is a secret stands in no log, no record and no
-// file of the state directory: the end of every test looks there. This one
-// brings secrets by every way that there is.
+// Whatever comes with a call and is a secret stands in no log, no record, no file of
+// the state directory and nothing that Redis holds: the end of every test looks
+// there. This one brings secrets by every way that there is.
 func TestSecretsStayOut(t *testing.T) {
 	t.Parallel()
-	r := start(t, func(c *config.Config) { c.Policy, c.Audit.Mode = policyDir(t, secretsPolicy), config.AuditAll })
+	for name, share := range map[string]func(t *testing.T) func(*config.Config){
+		"approvals in a file": func(*testing.T) func(*config.Config) { return func(*config.Config) {} },
+		"approvals in Redis": func(t *testing.T) func(*config.Config) {
+			t.Helper()
+			return sharing(t, testkit.StartRedis(t, testkit.RedisConfig{}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); secretsStayOut(t, share(t)) })
+	}
+}
+
+func secretsStayOut(t *testing.T, share func(*config.Config)) {
+	t.Helper()
+	r := start(t, func(c *config.Config) {
+		share(c)
+		c.Policy, c.Audit.Mode = policyDir(t, secretsPolicy), config.AuditAll
+	})
 	s := testkit.Secret
 	parameters := []string{
 		`{"password":"` + s + `"}`, `{"a":[{"apiKey":"` + s + `"}]}`, `{"headers":{"Authorization":"Bearer ` + s + `"}}`,

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,12 +52,32 @@ type Redis struct {
 	tls  *tls.Config // of clients; nil: no TLS
 }
 
-// StartRedis starts a redis-server and waits until it answers.
+// StartRedis starts a redis-server and waits until it answers. Nothing that it
+// holds at the end of the test may be a secret; see [NoSecrets].
 func StartRedis(tb testing.TB, cfg RedisConfig) *Redis {
 	tb.Helper()
 	r := newRedis(tb, cfg)
+	tb.Cleanup(func() { r.noSecrets(tb) }) // After those that end its processes.
 	r.start(tb)
 	return r
+}
+
+const (
+	redisConf = "redis.conf"
+	dumpFile  = "dump.rdb"
+)
+
+// noSecrets looks through what it held when it ended, and through what else is in
+// its folder: of one that was killed that is all that there is.
+func (r *Redis) noSecrets(tb testing.TB) {
+	tb.Helper()
+	if r.Process == nil {
+		return // It was never there.
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, dumpFile)); err != nil && r.err == nil {
+		tb.Errorf("%s wrote nothing at its end, so that nobody knows whether it held a secret: %v", r.name, err)
+	}
+	NoSecretsUnder(tb, r.dir, []string{redisConf})
 }
 
 // newRedis makes all but the process.
@@ -74,6 +95,9 @@ func newRedis(tb testing.TB, cfg RedisConfig) *Redis {
 		"bind 127.0.0.1", "daemonize no", "dir " + r.dir, `save ""`, "enable-debug-command yes",
 		// A replica gets its copy at once, and nobody is waited for at the end.
 		"repl-diskless-sync-delay 0", "shutdown-timeout 0",
+		// What it holds can be read when it has ended, whatever a test made of its users
+		// and its cluster: keys, and values of every type.
+		"shutdown-on-sigterm save", "rdbcompression no", "dbfilename " + dumpFile,
 	}
 	switch {
 	case cfg.User != "":
@@ -93,7 +117,7 @@ func newRedis(tb testing.TB, cfg RedisConfig) *Redis {
 		conf = append(conf, "port 0", "tls-port "+port)
 		conf = append(conf, r.secure(tb)...)
 	}
-	r.args = append([]string{r.write(tb, "redis.conf", conf)}, cfg.Args...)
+	r.args = append([]string{r.write(tb, redisConf, conf)}, cfg.Args...)
 	return r
 }
 
@@ -142,7 +166,8 @@ func (r *Redis) start(tb testing.TB) {
 
 // Restart starts it again after it has ended, by [Process.Kill] or otherwise, on
 // the same port and with the same files, and waits until it answers. Without
-// AppendOnly it has lost everything.
+// AppendOnly it has lost everything, unless it had the time to write it down: after
+// [Process.Terminate].
 func (r *Redis) Restart(tb testing.TB) {
 	tb.Helper()
 	if r.Running() {
