@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -107,7 +108,7 @@ func mustSwap(t *testing.T, s store.Approvals, a *store.Approval) {
 	}
 }
 
-// full has something in every field.
+// full has something in every field, those of what it holds among them.
 func full(t *testing.T) *store.Approval {
 	t.Helper()
 	a := approval("full", "digest")
@@ -118,15 +119,57 @@ func full(t *testing.T) *store.Approval {
 	a.Used = &store.Use{Gateway: "gw", RequestID: "r", DecisionID: "d", At: start.Add(4)}
 	a.Grant = &store.Grant{
 		From: "apr_1", Shape: []byte(`{"base":"x"}`), Resource: "r/*", MaxCost: 2.5, MaxUses: 10, Uses: 3,
-		Bounds: []store.Bound{{Name: "amount\u202e", Min: new(1.5), Max: new(1e300)}, {Name: "to", Any: true}},
+		Bounds: []store.Bound{{Name: "amount\u202e", Any: true, Min: new(1.5), Max: new(1e300)}, {Name: "to", Any: true, Min: new(-1.5), Max: new(2.5)}},
+		BreakGlass: &store.BreakGlass{
+			Action: "records.*", Reason: "a fire\u202e", Ticket: "T-1", ReviewedBy: "ann", Review: "as it says", ReviewedAt: start.Add(5),
+		},
 	}
-	v := reflect.ValueOf(a).Elem()
-	for i := range v.NumField() {
-		if name := v.Type().Field(i).Name; name != "Unsure" && v.Field(i).IsZero() {
-			t.Fatalf("the suite leaves out %s", name)
-		}
+	if left := unfilled(a); len(left) > 0 {
+		t.Fatalf("the suite leaves out %s, so that nobody knows whether a driver keeps it", strings.Join(left, ", "))
 	}
 	return a
+}
+
+// unfilled names what is zero in a value, however deep, but for what is not stored.
+func unfilled(a *store.Approval) []string {
+	return slices.DeleteFunc(empties("", reflect.ValueOf(a)), func(name string) bool { return name == ".Unsure" })
+}
+
+// empties are the paths of what is zero or empty in a value. A field that a caller
+// cannot set is its type's own affair, as those of a time are.
+func empties(path string, v reflect.Value) (names []string) {
+	if v.IsZero() {
+		return []string{path}
+	}
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		return empties(path, v.Elem())
+	case reflect.Slice, reflect.Array:
+		if v.Len() == 0 {
+			return []string{path}
+		}
+		if v.Type().Elem().Kind() == reflect.Uint8 {
+			return nil // a text
+		}
+		for i := range v.Len() {
+			names = append(names, empties(fmt.Sprintf("%s[%d]", path, i), v.Index(i))...)
+		}
+	case reflect.Map:
+		if v.Len() == 0 {
+			return []string{path}
+		}
+		for _, key := range v.MapKeys() {
+			names = append(names, empties(fmt.Sprintf("%s[%v]", path, key), v.MapIndex(key))...)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.IsExported() {
+				names = append(names, empties(path+"."+f.Name, v.Field(i))...)
+			}
+		}
+	default: // It is not zero.
+	}
+	return names
 }
 
 func everyField(t *testing.T, open Opener) {
