@@ -18,15 +18,11 @@ import (
 // A real file system runs full under appends, and gets room again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := syscall.Mount("kelpie-audit-test", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatalf("mount a file system of 1 MiB on %s: %v; the proof of a full disk must mount one: run the tests as root", dir, err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	testkit.OnSmallDisk(t, "1m", func(dir string) { fullDisk(t, dir) })
+}
+
+func fullDisk(t *testing.T, dir string) {
+	t.Helper()
 	ballast := filepath.Join(dir, "ballast")
 	if err := os.WriteFile(ballast, make([]byte, 512<<10), 0o600); err != nil {
 		t.Fatal(err)

@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/kelpie-authz/kelpie/internal/testkit"
 	"github.com/kelpie-authz/kelpie/limiter"
 	"github.com/kelpie-authz/kelpie/limiter/limitertest"
 )
@@ -19,15 +19,11 @@ import (
 // and everything that was admitted is known to the next process.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := syscall.Mount("kelpie-quotas-test", dir, "tmpfs", 0, "size=2m"); err != nil {
-		t.Fatalf("mount a file system of 2 MiB on %s: %v; the proof of a full disk must mount one: run the tests as root", dir, err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	testkit.OnSmallDisk(t, "2m", func(dir string) { fullDisk(t, dir) })
+}
+
+func fullDisk(t *testing.T, dir string) {
+	t.Helper()
 	path, ballast := filepath.Join(dir, "quotas.db"), []string{filepath.Join(dir, "one"), filepath.Join(dir, "two")}
 	for _, name := range ballast {
 		if err := os.WriteFile(name, make([]byte, 512<<10), 0o600); err != nil {
