@@ -204,3 +204,109 @@ func TestApprovalsKeyFileIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// One yes lets one call through, also where all of them have one request_id: two
+// gateways that send it to two replicas at once are two, and one that repeats it is
+// not given its answer again. A gateway is who its certificate says.
+func TestOneRequestIDOverReplicas(t *testing.T) {
+	t.Parallel()
+	servers, gateways, dir := testkit.NewCA(t), testkit.NewCA(t), t.TempDir()
+	trusted := filepath.Join(dir, "gateways.pem")
+	testkit.WriteFile(t, trusted, gateways.PEM)
+	share := sharing(t, testkit.StartRedis(t, testkit.RedisConfig{}))
+	const rounds = 16
+	// An agent for each round: one may ask humans for some thirty things in an hour.
+	var agents strings.Builder
+	for round := range rounds {
+		fmt.Fprintf(&agents, "  writer%d: {owner: o@example.com, scopes: [wipe], networks: [here]}\n", round)
+	}
+	policy := policyDir(t, testkit.Replace(t, auditedPolicy, testkit.Edit{Old: "agents:\n", New: "agents:\n" + agents.String()}))
+	cert, key := servers.Issue(t, testkit.Leaf{Name: "kelpie", IPs: here}).Write(t, dir)
+	secured := func(c *config.Config) {
+		share(c)
+		c.Policy, c.TLSCert, c.TLSKey, c.ClientCA = policy, cert, key, trusted
+	}
+	replicas := []*running{start(t, secured), start(t, secured)}
+	names := []string{"spiffe://prod.example/one", "spiffe://prod.example/two"}
+	// clients are by gateway, then by replica.
+	var clients [2][2]authzv1.AuthorizationServiceClient
+	var desk approvalv1.ApprovalServiceClient // of the second replica
+	for g, name := range names {
+		own := gateways.Issue(t, testkit.Leaf{Name: "gateway", URI: name}).TLS(t)
+		for i, r := range replicas {
+			clients[g][i] = authzv1.NewAuthorizationServiceClient(dial(t, r.Addrs().GRPC.String(), clientTLS(servers, &own)))
+			desk = approvalv1.NewApprovalServiceClient(dial(t, r.Addrs().Admin.String(), clientTLS(servers, &own)))
+		}
+	}
+	ctx, _ := replicas[1].admin(t)
+	ask := func(gateway, replica int, agent, resource, approval string) *authzv1.AuthorizeResponse {
+		out, err := clients[gateway][replica].Authorize(t.Context(), &authzv1.AuthorizeRequest{
+			Agent: agent, Action: "delete", Resource: resource, SourceIp: "10.1.1.1", RequestId: "the-one-id", ApprovalId: approval,
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return out
+	}
+	approved := func(agent, resource string) string {
+		t.Helper()
+		id := ask(0, 0, agent, resource, "").GetApproval().GetId()
+		if _, err := desk.Approve(ctx, &approvalv1.ApproveRequest{Id: id, As: "security-oncall@example.com"}); err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	for name, tc := range map[string]struct {
+		rounds, calls int
+		who           func(i int) (gateway, replica int)
+		named         bool
+	}{
+		"two gateways at two replicas":        {rounds, 2, func(i int) (int, int) { return i % 2, i % 2 }, false},
+		"the same, by the id of the approval": {rounds, 2, func(i int) (int, int) { return i % 2, i % 2 }, true},
+		"two gateways, each at both":          {2, 64, func(i int) (int, int) { return i % 2, i / 2 % 2 }, false},
+		"one gateway at one replica":          {1, 64, func(int) (int, int) { return 0, 0 }, false},
+		"the same gateway, by the id":         {1, 64, func(int) (int, int) { return 0, 0 }, true},
+		"one gateway that fails over at once": {1, 64, func(i int) (int, int) { return 1, i % 2 }, false},
+	} {
+		for round := range tc.rounds {
+			agent, resource := fmt.Sprint("writer", round), "docs/"+strings.NewReplacer(",", "", " ", "-").Replace(name)
+			id := approved(agent, resource)
+			if !tc.named {
+				id = ""
+			}
+			var allowed atomic.Int64
+			var group sync.WaitGroup
+			for i := range tc.calls {
+				group.Go(func() {
+					gateway, replica := tc.who(i)
+					if ask(gateway, replica, agent, resource, id).GetDecision() == authzv1.Decision_DECISION_ALLOW {
+						allowed.Add(1)
+					}
+				})
+			}
+			group.Wait()
+			if n := allowed.Load(); n != 1 {
+				t.Errorf("%s: %d of %d calls went through with one yes", name, n, tc.calls)
+			}
+			for i := range 4 { // And one after the other, when it is used.
+				if out := ask(i%2, i/2, agent, resource, id); out.GetDecision() == authzv1.Decision_DECISION_ALLOW {
+					t.Errorf("%s, again: %v", name, out)
+				}
+			}
+		}
+	}
+	askers := map[string]bool{}
+	for _, r := range replicas {
+		if err := r.end(t); err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range r.records(t) {
+			askers[fmt.Sprint(rec["gateway"])] = true
+		}
+	}
+	for _, name := range names {
+		if !askers["mtls:"+name] {
+			t.Errorf("nothing was asked by %s; by %v", name, askers)
+		}
+	}
+}
