@@ -95,7 +95,7 @@ func TestSecretsInBase64AreFound(t *testing.T) {
 }
 
 // Whatever type of value Redis keeps a secret in, the end of the test finds it.
-func TestSecretsInRedisAreFound(t *testing.T) {
+func TestSecretsInRedisAreFound(t *testing.T) { //nolint:tparallel // What the end of each told is looked at behind it.
 	t.Parallel()
 	coded := base64.StdEncoding.EncodeToString([]byte("in a record: " + testkit.Secret))
 	for name, tc := range map[string]struct {
