@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kelpie-authz/kelpie/audit"
 	authzv1 "github.com/kelpie-authz/kelpie/gen/kelpie/authz/v1"
 )
 
@@ -129,6 +130,45 @@ func TestCommandLine(t *testing.T) {
 	}
 	if !slices.Equal(picked, []string{"decide", "start"}) {
 		t.Errorf("picked %v", picked)
+	}
+}
+
+// The budget of the audit is judged by the median round, and a round is what was
+// written and nothing else.
+func TestAuditRows(t *testing.T) {
+	t.Parallel()
+	round := func(sync, async float64) loggedPair {
+		return loggedPair{sync: logged{perSecond: sync, bytes: 700, perFsync: 90}, async: logged{perSecond: async, bytes: 700, perFsync: 5000}, fsync: 120 * time.Microsecond}
+	}
+	for name, tc := range map[string]struct {
+		pairs  []loggedPair
+		missed int
+	}{
+		"kept":   {[]loggedPair{round(60, 100), round(1, 100), round(90, 100)}, 0},
+		"missed": {[]loggedPair{round(50, 100), round(99, 100), round(20, 100)}, 1},
+	} {
+		rows := auditRows(tc.pairs)
+		if missed := below(rows, 0.9); len(missed) != tc.missed {
+			t.Errorf("%s: missed %q of %+v", name, missed, rows)
+		}
+		var out bytes.Buffer
+		printTable(&out, rows)
+		for _, want := range []string{"records/s", "700 bytes each", "90 to an fsync", ">= 0.6 x", "120µs"} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s: no %q in\n%s", name, want, out.String())
+			}
+		}
+	}
+	for _, d := range []audit.Durability{audit.Sync, audit.Async} {
+		got, err := appendAll(t.Context(), t.TempDir(), d, 20*time.Millisecond)
+		if err != nil || got.perSecond <= 0 || got.bytes < 300 || got.bytes > 3000 || got.perFsync < 1 {
+			t.Errorf("%v: %+v, %v", d, got, err)
+		}
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	if _, err := appendAll(ctx, t.TempDir(), audit.Sync, time.Hour); err == nil {
+		t.Error("nothing was written, and that is no error")
 	}
 }
 

@@ -71,6 +71,7 @@ func allGroups() []group {
 	return []group{
 		{"decide", measureDecide},
 		{"compile", measureCompile},
+		{"audit", measureAudit},
 		{"unary", measureUnary},
 		{"check", measureCheck},
 		{"envoy", measureEnvoy},

@@ -115,7 +115,7 @@ func bothSides(pairs []pair) (ours, theirs string) {
 	return side(func(p pair) sample { return p.ours }), side(func(p pair) sample { return p.theirs })
 }
 
-func median(pairs []pair, f func(pair) float64) float64 {
+func median[P any](pairs []P, f func(P) float64) float64 {
 	values := make([]float64, len(pairs))
 	for i, p := range pairs {
 		values[i] = f(p)
