@@ -12,15 +12,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/kelpie-authz/kelpie/store"
 )
@@ -105,89 +101,6 @@ func mustSwap(t *testing.T, s store.Approvals, a *store.Approval) {
 	}
 	if a.Version != before+1 {
 		t.Fatalf("after a swap the version is %d, want one more than %d", a.Version, before)
-	}
-}
-
-// full has something in every field, those of what it holds among them.
-func full(t *testing.T) *store.Approval {
-	t.Helper()
-	a := approval("full", "digest")
-	a.Agent, a.Subject, a.Action, a.Resource, a.Gateway = "a\xff\x00", "s\u202e", "x.y", strings.Repeat("r/", 1000)+"é", "g\xfe"
-	a.Shown = []byte(strings.Repeat("x", 64<<10))
-	a.Votes = []store.Vote{{ID: "v1", Voter: "ann", How: "oidc", Groups: []string{"security"}, Rule: "approvals/r", Yes: true, Reason: "because\n\u202e", At: start.Add(1)}}
-	a.UseBy, a.EndedAt, a.EndedBy, a.Why = start.Add(2), start.Add(3), "bob", "why"
-	a.Used = &store.Use{Gateway: "gw", RequestID: "r", DecisionID: "d", At: start.Add(4)}
-	a.Grant = &store.Grant{
-		From: "apr_1", Shape: []byte(`{"base":"x"}`), Resource: "r/*", MaxCost: 2.5, MaxUses: 10, Uses: 3,
-		Bounds: []store.Bound{{Name: "amount\u202e", Any: true, Min: new(1.5), Max: new(1e300)}, {Name: "to", Any: true, Min: new(-1.5), Max: new(2.5)}},
-		BreakGlass: &store.BreakGlass{
-			Action: "records.*", Reason: "a fire\u202e", Ticket: "T-1", ReviewedBy: "ann", Review: "as it says", ReviewedAt: start.Add(5),
-		},
-	}
-	if left := unfilled(a); len(left) > 0 {
-		t.Fatalf("the suite leaves out %s, so that nobody knows whether a driver keeps it", strings.Join(left, ", "))
-	}
-	return a
-}
-
-// unfilled names what is zero in a value, however deep, but for what is not stored.
-func unfilled(a *store.Approval) []string {
-	return slices.DeleteFunc(empties("", reflect.ValueOf(a)), func(name string) bool { return name == ".Unsure" })
-}
-
-// empties are the paths of what is zero or empty in a value. A field that a caller
-// cannot set is its type's own affair, as those of a time are.
-func empties(path string, v reflect.Value) (names []string) {
-	if v.IsZero() {
-		return []string{path}
-	}
-	switch v.Kind() {
-	case reflect.Pointer, reflect.Interface:
-		return empties(path, v.Elem())
-	case reflect.Slice, reflect.Array:
-		if v.Len() == 0 {
-			return []string{path}
-		}
-		if v.Type().Elem().Kind() == reflect.Uint8 {
-			return nil // a text
-		}
-		for i := range v.Len() {
-			names = append(names, empties(fmt.Sprintf("%s[%d]", path, i), v.Index(i))...)
-		}
-	case reflect.Map:
-		if v.Len() == 0 {
-			return []string{path}
-		}
-		for _, key := range v.MapKeys() {
-			names = append(names, empties(fmt.Sprintf("%s[%v]", path, key), v.MapIndex(key))...)
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if f := v.Type().Field(i); f.IsExported() {
-				names = append(names, empties(path+"."+f.Name, v.Field(i))...)
-			}
-		}
-	default: // It is not zero.
-	}
-	return names
-}
-
-func everyField(t *testing.T, open Opener) {
-	s := open(t)
-	for _, a := range []*store.Approval{full(t), {ID: "empty", Digest: "other", State: store.Pending, Version: 1, OpenedAt: start}} {
-		opened := mustOpen(t, s, a, plenty)
-		opened.State, opened.Votes, opened.Used, opened.UseBy, opened.EndedAt = store.Consumed, a.Votes, a.Used, a.UseBy, a.EndedAt
-		mustSwap(t, s, opened)
-		got, err := open(t).Get(t.Context(), a.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(opened, got, cmp.Comparer(time.Time.Equal)); diff != "" && a.ID != "empty" {
-			t.Errorf("%s (-want +got):\n%s", a.ID, diff)
-		}
-		if a.ID == "empty" && (len(got.Votes)+len(got.Requirements)+len(got.Shown) > 0 || got.Used != nil || !got.UseBy.IsZero() || !got.EndedAt.IsZero()) {
-			t.Errorf("what is empty came back as %+v", got)
-		}
 	}
 }
 
@@ -276,92 +189,6 @@ func whatStands(t *testing.T, open Opener) {
 				t.Errorf("%s, %d ns from its end: opened %v, %v", name, off, opened, err)
 			}
 		}
-	}
-}
-
-func quotas(t *testing.T, open Opener) {
-	s := open(t)
-	limits := store.OpenLimits{Pending: 3, Hourly: 5, Span: time.Hour, Now: start}
-	at := func(i int, agent string, now time.Time) error {
-		a := approval(fmt.Sprint(agent, i), fmt.Sprint(agent, i))
-		a.Agent, a.OpenedAt, a.ExpiresAt = agent, now, now.Add(15*time.Minute)
-		limits.Now = now
-		_, _, err := s.Open(t.Context(), a, limits)
-		return err
-	}
-	for i := range 3 {
-		if err := at(i, "bot", start); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := at(3, "bot", start); !errors.Is(err, store.ErrQuota) {
-		t.Errorf("the fourth that is pending: %v", err)
-	}
-	if err := at(0, "other", start); err != nil {
-		t.Errorf("of another agent: %v", err)
-	}
-	if _, opened, err := s.Open(t.Context(), approval("again", "bot0"), limits); err != nil || opened {
-		t.Errorf("the same call as one that is pending: opened %v, %v", opened, err)
-	}
-	for i := 4; i < 6; i++ {
-		if err := at(i, "bot", start.Add(20*time.Minute)); err != nil {
-			t.Errorf("after the first ones have expired: %v", err)
-		}
-	}
-	if err := at(6, "bot", start.Add(59*time.Minute)); !errors.Is(err, store.ErrQuota) {
-		t.Errorf("the sixth within the hour: %v", err)
-	}
-	if err := at(7, "bot", start.Add(61*time.Minute)); err != nil {
-		t.Errorf("after the hour: %v", err)
-	}
-	grantsAreNoQuestions(t, s, limits)
-}
-
-// grantsAreNoQuestions: however many standing grants there are, and are being made,
-// an agent may ask as much, and grants may be made where it may not ask.
-func grantsAreNoQuestions(t *testing.T, s store.Approvals, limits store.OpenLimits) {
-	t.Helper()
-	limits.Now = start
-	stand := func(name string, grant *store.Grant) error {
-		a := approval(name, name)
-		a.Agent, a.OpenedAt, a.ExpiresAt, a.Grant = "granted", start, start.Add(15*time.Minute), grant
-		_, _, err := s.Open(t.Context(), a, limits)
-		return err
-	}
-	for i := range 6 {
-		if err := stand(fmt.Sprint("grant", i), &store.Grant{MaxUses: 1}); err != nil {
-			t.Errorf("grant %d: %v", i, err)
-		}
-	}
-	for i := range 3 {
-		if err := stand(fmt.Sprint("question", i), nil); err != nil {
-			t.Errorf("question %d beside grants: %v", i, err)
-		}
-	}
-	if err := stand("question 3", nil); !errors.Is(err, store.ErrQuota) {
-		t.Errorf("the fourth question: %v", err)
-	}
-	if err := stand("late", &store.Grant{MaxUses: 1}); err != nil {
-		t.Errorf("a grant beside questions: %v", err)
-	}
-}
-
-func quotasAtOnce(t *testing.T, open Opener) {
-	handles := []store.Approvals{open(t), open(t)}
-	var opened, refused atomic.Int64
-	atOnce(40, func(i int) {
-		_, own, err := handles[i%2].Open(t.Context(), approval(fmt.Sprint(i), fmt.Sprint(i)), store.OpenLimits{Pending: 10, Now: start})
-		switch {
-		case own:
-			opened.Add(1)
-		case errors.Is(err, store.ErrQuota):
-			refused.Add(1)
-		default:
-			t.Errorf("opened %v, %v", own, err)
-		}
-	})
-	if opened.Load() != 10 || refused.Load() != 30 {
-		t.Errorf("%d opened and %d refused, want 10 and 30", opened.Load(), refused.Load())
 	}
 }
 
