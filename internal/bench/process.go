@@ -99,13 +99,16 @@ type server struct {
 
 // startKelpie starts `kelpie serve` as a user would: decision log on (to a
 // file), metrics on, the default settings.
-func (e *environment) startKelpie(ctx context.Context, name, policyDir string) (*server, error) {
+func (e *environment) startKelpie(ctx context.Context, name, policyDir string, flags ...string) (*server, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
-	s, err := e.startLogged(name, exec.CommandContext(ctx, e.binary, "serve", "--policy", policyDir, "--grpc-addr", addr,
-		"--admin-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0", "--state", filepath.Join(e.dir, name+".state")))
+	args := append([]string{
+		"serve", "--policy", policyDir, "--grpc-addr", addr, "--admin-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0",
+		"--state", filepath.Join(e.dir, name+".state"),
+	}, flags...)
+	s, err := e.startLogged(name, exec.CommandContext(ctx, e.binary, args...)) //nolint:gosec // It is Kelpie, as it was built.
 	if err != nil {
 		return nil, err
 	}
