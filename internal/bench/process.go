@@ -108,7 +108,7 @@ func (e *environment) startKelpie(ctx context.Context, name, policyDir string, f
 		"serve", "--policy", policyDir, "--grpc-addr", addr, "--admin-addr", "127.0.0.1:0", "--health-addr", "127.0.0.1:0",
 		"--state", filepath.Join(e.dir, name+".state"),
 	}, flags...)
-	s, err := e.startLogged(name, exec.CommandContext(ctx, e.binary, args...)) //nolint:gosec // It is Kelpie, as it was built.
+	s, err := e.startLogged(name, exec.CommandContext(ctx, e.binary, args...))
 	if err != nil {
 		return nil, err
 	}
