@@ -36,7 +36,7 @@ func approvalMutants() []mutant {
 		desk("breakglass.go", "the glass is for who is known", "case p.How != KnownByMTLS && p.How != KnownByOIDC:", "case false:"),
 		desk("breakglass.go", "the glass is for its group", "case !v.snap.InGroup(BreakGlassGroup, p.Name, p.Groups):", "case false:"),
 		desk("breakglass.go", "the glass is whole at its end", "!v.now.Before(a.UseBy) ||", "false ||"),
-		desk("breakglass.go", "nobody breaks it for himself", "if party != \"\" && humanKey(party) == humanKey(by.Name) {", "if false {"),
+		desk("breakglass.go", "nobody breaks it for himself", "if party != \"\" && humanKey(party) == humanKey(by.Name) {", "if party == \"none\" {"),
 		desk("breakglass.go", "the glass of some resources", "if fits, err := policy.MatchResource(a.Grant.Resource, ask.Request.Resource); err != nil || !fits {", "if fits, err := policy.MatchResource(a.Grant.Resource, ask.Request.Resource); err != nil || false && fits {"),
 		desk("breakglass.go", "the glass of some actions", "return err == nil && fits", "return err == nil || fits"),
 		desk("desk_call.go", "the glass leaves a no as it is", "if err != nil || s.Found != FoundNone && s.Found != FoundPending {", "if err != nil {"),
