@@ -72,7 +72,9 @@ type wireNote struct {
 	Segment      uint64    `json:"segment"`
 	Prev         string    `json:"prev"`
 	Ended        string    `json:"ended"`
+	Truncated    bool      `json:"truncated"`
 	CutBytes     int64     `json:"cut_bytes"`
+	Adopted      uint64    `json:"adopted"`
 	Refused      uint64    `json:"refused"`
 	LostFrom     uint64    `json:"lost_from"`
 	LostTo       uint64    `json:"lost_to"`
@@ -165,7 +167,7 @@ func (w *wireRecord) record() Record {
 
 func (w *wireNote) note(kind Kind, at time.Time) (*Note, error) {
 	n := &Note{
-		Chain: w.Chain, Segment: w.Segment, Ended: w.Ended, CutBytes: w.CutBytes, Refused: w.Refused,
+		Chain: w.Chain, Segment: w.Segment, Ended: w.Ended, Truncated: w.Truncated, CutBytes: w.CutBytes, Adopted: w.Adopted, Refused: w.Refused,
 		LostFrom: w.LostFrom, LostTo: w.LostTo, PrevFrom: w.PrevFrom, PrevTo: w.PrevTo,
 		Removed: w.Removed, RemovedBytes: w.RemovedBytes, RemovedSeq: w.RemovedSeq,
 	}

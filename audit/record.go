@@ -208,8 +208,14 @@ type Note struct {
 	// Ended is how the segment before ended: see the Ended constants; "" for
 	// the first.
 	Ended string
+	// Truncated says of a segment that failed that it was cut behind its last line
+	// that counts, so that nothing can stand there.
+	Truncated bool
 	// CutBytes is what a crash left behind the last whole line and was cut off.
 	CutBytes int64
+	// Adopted is how many lines a start found behind the last one that the head had
+	// signed, and took over: whoever could write the files could have made them.
+	Adopted uint64
 	// Refused is how many records were refused since the segment before.
 	Refused uint64
 	// LostFrom and LostTo are the numbers of records that the signed head knew

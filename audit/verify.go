@@ -22,6 +22,8 @@ const (
 	FaultSegment FaultKind = "segment"
 	// FaultForged: a checkpoint is not signed by the key, or not of this line.
 	FaultForged FaultKind = "forged"
+	// FaultLost: lines were gone when the log was opened, and the log says so itself.
+	FaultLost FaultKind = "lost"
 	// FaultTail: lines that a checkpoint vouches for are not there.
 	FaultTail FaultKind = "tail"
 	// FaultAppended: lines stand where nothing can have been written.
@@ -40,6 +42,9 @@ type Fault struct {
 	Seq uint64 `json:"seq,omitempty"`
 	// What is the sentence for a person.
 	What string `json:"what"`
+	// Known says that the log tells of it itself, signed: it happened before a
+	// start that found it, and what follows is verified all the same.
+	Known bool `json:"known,omitempty"`
 }
 
 // String says it in one line.
@@ -54,6 +59,8 @@ func (f *Fault) String() string {
 type Verification struct {
 	// Fault is the first one; nil: there is none.
 	Fault *Fault `json:"fault"`
+	// Later are those after it: at most one of each segment, besides those known.
+	Later []Fault `json:"later,omitempty"`
 	// Chain names the log.
 	Chain string `json:"chain"`
 	// Segments is how many were read, Lines and Records what stood in them;
@@ -61,6 +68,9 @@ type Verification struct {
 	Segments int    `json:"segments"`
 	Lines    uint64 `json:"lines"`
 	Records  uint64 `json:"records"`
+	// Proved is how many records behind the last Known fault, of all if there is
+	// none, a signature vouches for.
+	Proved uint64 `json:"proved"`
 	// FirstSeq and LastSeq are the numbers of the first and last line.
 	FirstSeq uint64 `json:"first_seq"`
 	LastSeq  uint64 `json:"last_seq"`
@@ -82,6 +92,9 @@ type Verification struct {
 	// TornBytes is what stands behind the last whole line: a crash in the
 	// middle of a write, or one that is going on.
 	TornBytes int64 `json:"torn_bytes"`
+	// Adopted is how many lines were taken over, unsigned, by starts after a crash:
+	// who can write the files could have made them before the start.
+	Adopted uint64 `json:"adopted"`
 	// Crashes and Failures are how many segments ended so, Refused how many
 	// records were refused meanwhile, Ignored how many lines of a failed segment
 	// do not count.
@@ -93,3 +106,11 @@ type Verification struct {
 
 // OK tells whether the log is what was written.
 func (v *Verification) OK() bool { return v.Fault == nil }
+
+// Faults are all that were found, in the order of the log.
+func (v *Verification) Faults() []Fault {
+	if v.Fault == nil {
+		return nil
+	}
+	return append([]Fault{*v.Fault}, v.Later...)
+}

@@ -17,8 +17,10 @@ import (
 const verifyTries = 5
 
 // Verify reads a whole log and tells whether it is what was written by the
-// holder of key, or the first place where it is not. anchors are heads of this log that
-// were kept elsewhere; each has to be found in it, unless what it vouches for
+// holder of key, or the places where it is not. Behind a fault it goes on with
+// the next segment, and behind a loss that the log tells of itself at once, so
+// that one accident does not hide what comes later. anchors are heads of this log
+// that were kept elsewhere; each has to be found in it, unless what it vouches for
 // was removed on purpose. It may run while the log is written.
 //
 // The error is of reading, not of what was read: a log with a fault has none.
@@ -53,17 +55,33 @@ type verifier struct {
 	file        string
 	line        int
 	scratch     []byte
+	// broken says that a fault was found which the log does not tell of: nothing more
+	// can be said of this segment.
+	broken bool
+	// pending are records that no signature has vouched for yet.
+	pending uint64
+	survey  *survey // nil: nobody wants to know more of the segments
 }
 
-// faultf notes the first fault, at the line that is looked at.
+// faultf notes a fault, at the line that is looked at: the first one of a segment.
 func (v *verifier) faultf(kind audit.FaultKind, format string, args ...any) {
+	if v.broken {
+		return
+	}
+	v.broken, v.pending = true, 0
+	v.note(&audit.Fault{Kind: kind, File: v.file, Line: v.line, Seq: v.at.seq + 1, What: fmt.Sprintf(format, args...)})
+}
+
+func (v *verifier) note(f *audit.Fault) {
 	if v.out.Fault == nil {
-		v.out.Fault = &audit.Fault{Kind: kind, File: v.file, Line: v.line, Seq: v.at.seq + 1, What: fmt.Sprintf(format, args...)}
+		v.out.Fault = f
+	} else {
+		v.out.Later = append(v.out.Later, *f)
 	}
 }
 
 func (v *verifier) run(ctx context.Context) error {
-	if err := v.signed(); err != nil || v.out.Fault != nil {
+	if err := v.signed(); err != nil || v.broken {
 		return err
 	}
 	segments, err := list(v.dir)
@@ -74,14 +92,43 @@ func (v *verifier) run(ctx context.Context) error {
 	for v.start != nil && len(segments) > 0 && segments[0].number < v.start.Segment {
 		segments = segments[1:]
 	}
-	for i, s := range segments {
-		if err := v.segment(ctx, s, segments[i+1:]); err != nil || v.out.Fault != nil {
-			return err
-		}
+	if err := v.walk(ctx, segments); err != nil {
+		return err
 	}
 	v.line = 0
 	v.finish()
 	return nil
+}
+
+// walk follows the chain through segments.
+func (v *verifier) walk(ctx context.Context, segments []segment) error {
+	firsts := make([]header, len(segments))
+	for i, s := range segments {
+		if h, err := readHeader(v.dir, s.number); err == nil { // Reading the segment tells what is wrong.
+			firsts[i] = h
+		}
+	}
+	for i, s := range segments {
+		v.broken = false
+		if err := v.segment(ctx, s, firsts[i], firsts[i+1:]); err != nil || v.survey.over(v.broken) {
+			return err
+		}
+		if v.broken && i+1 < len(segments) {
+			v.resume(segments[i+1], firsts[i+1])
+		}
+	}
+	return nil
+}
+
+// resume goes on with a segment, by what it says of itself.
+func (v *verifier) resume(s segment, first header) {
+	v.number = s.number - 1
+	if first.there {
+		v.at = mark{seq: first.Seq - 1, hash: first.Note.Prev}
+		if first.Note.LostFrom > 0 {
+			v.at.seq = first.Note.LostFrom - 1
+		}
+	}
 }
 
 // signed reads the files that are signed beside the segments.
@@ -150,18 +197,48 @@ func (v *verifier) begin() {
 	v.at, v.number = mark{seq: v.start.Seq, hash: v.start.Hash}, v.start.Segment-1
 }
 
+// limit is where the lines of a segment that count end.
+type limit struct {
+	seq uint64 // of the first line that does not count; 0: all do
+	// lost: a start found from there on nothing that it could trust. Otherwise the
+	// segment failed, and truncated says that it was cut there.
+	lost, truncated bool
+}
+
+// limitOf is the limit of the segment that comes now, by the first lines of those behind it.
+func (v *verifier) limitOf(later []header) limit {
+	var l limit
+	if len(later) > 0 && later[0].there && later[0].Note.Ended == audit.EndedFailed {
+		l = limit{seq: later[0].Seq, truncated: later[0].Note.Truncated}
+	}
+	for _, h := range later {
+		if h.there && h.Note.LostFrom > v.at.seq && h.Note.Chain == v.out.Chain {
+			if l.seq == 0 || h.Note.LostFrom < l.seq {
+				l = limit{seq: h.Note.LostFrom, lost: true}
+			}
+			break
+		}
+	}
+	return l
+}
+
 // segment follows the chain through one segment.
-func (v *verifier) segment(ctx context.Context, s segment, later []segment) error {
+func (v *verifier) segment(ctx context.Context, s segment, first header, later []header) error {
 	v.file, v.line = s.name(), 0
 	if s.number != v.number+1 {
-		v.faultf(audit.FaultMissing, "segment %d should come here: it is not there, or out of its place", v.number+1)
-		return nil
-	}
-	end := uint64(0)
-	if len(later) > 0 {
-		if next, err := readHeader(v.dir, later[0].number); err == nil && next.there && next.Note.Ended == audit.EndedFailed {
-			end = next.Seq
+		if told := first.there && first.Note.LostFrom > 0 && first.Note.LostFrom == v.at.seq+1; !told {
+			v.faultf(audit.FaultMissing, "segment %d should come here: it is not there, or out of its place", v.number+1)
+			v.resume(s, first)
+			v.broken = false
 		}
+	}
+	v.number = s.number
+	if err := v.survey.begin(s, v.at); err != nil {
+		return err
+	}
+	end := v.limitOf(later)
+	if end.lost && v.at.seq+1 >= end.seq {
+		return nil // All of it is among what was lost.
 	}
 	l, _, err := openLines(v.dir, s.number)
 	if errors.Is(err, errGarbled) {
@@ -173,17 +250,19 @@ func (v *verifier) segment(ctx context.Context, s segment, later []segment) erro
 	}
 	defer l.close() //nolint:errcheck // It was only read.
 	v.out.Segments++
-	v.number = s.number
 	return v.lines(ctx, l, s, end, len(later) == 0)
 }
 
-func (v *verifier) lines(ctx context.Context, l *lines, s segment, end uint64, last bool) error {
+func (v *verifier) lines(ctx context.Context, l *lines, s segment, end limit, last bool) error {
 	for {
+		if end.lost && v.at.seq+1 >= end.seq && l.count > 0 {
+			return nil
+		}
 		raw, err := l.next()
 		v.line = l.count
 		switch {
 		case errors.Is(err, io.EOF):
-			v.ended(l, last, end > 0)
+			v.ended(l, last, end)
 			return nil
 		case errors.Is(err, errTooLong), errors.Is(err, errGarbled):
 			v.line++
@@ -195,24 +274,28 @@ func (v *verifier) lines(ctx context.Context, l *lines, s segment, end uint64, l
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("verify the audit: %w", err)
 		}
-		if end > 0 && v.at.seq+1 >= end && l.count > 1 {
+		if end.seq > 0 && v.at.seq+1 >= end.seq && l.count > 1 {
 			v.out.Ignored++ // The next segment says, signed, that this one failed before it.
+			if end.truncated {
+				v.faultf(audit.FaultAppended, "something stands behind the end of a segment that was cut there when writing it failed")
+				return nil
+			}
 			continue
 		}
 		v.one(raw, s, l.count == 1)
-		if v.out.Fault != nil {
+		if v.broken || v.survey.over(false) {
 			return nil
 		}
 	}
 }
 
 // ended looks at what stands behind the last whole line of a segment.
-func (v *verifier) ended(l *lines, last, failed bool) {
+func (v *verifier) ended(l *lines, last bool, end limit) {
 	v.line = l.count + 1
 	switch {
 	case l.count == 0 && !last:
 		v.faultf(audit.FaultSegment, "the segment is empty")
-	case l.rest() == 0 || failed:
+	case l.rest() == 0 || (end.seq > 0 && !end.truncated):
 	case !last:
 		v.faultf(audit.FaultLine, "a line is cut: its end is not there")
 	case v.at.seq < v.head.Seq && v.out.Closed:
@@ -250,10 +333,11 @@ func (v *verifier) one(raw []byte, s segment, first bool) {
 		v.faultf(audit.FaultHash, "it is not what was written here: its hash is not that of its text after the line before")
 	}
 	v.signedLine(&sealed, &r)
-	if v.out.Fault != nil {
+	if v.broken {
 		return
 	}
 	v.at.seq, v.at.hash = sealed.Seq, sealed.Stated
+	v.survey.line(raw, &sealed, &r)
 	v.count(&r)
 }
 
@@ -268,13 +352,13 @@ func (v *verifier) first(sealed *audit.Sealed, r *audit.Record, s segment) {
 		v.faultf(audit.FaultSegment, "it says that it is segment %d of log %s, and this is segment %d of log %s", n.Segment, n.Chain, s.number, v.out.Chain)
 	}
 	if n.LostFrom > 0 {
-		v.faultf(audit.FaultTail, "lines %d to %d are gone: they were signed, or the signed head was gone, when the log was opened at %s",
-			n.LostFrom, n.LostTo, r.Time.Format("2006-01-02 15:04:05Z"))
+		v.lost(sealed, r)
 	}
 	if n.Prev != v.at.hash {
 		v.faultf(audit.FaultHash, "it does not follow the segment before: what it says of that one's last line is not so")
 	}
 	v.out.Refused += n.Refused
+	v.out.Adopted += n.Adopted
 	switch n.Ended {
 	case audit.EndedCrashed:
 		v.out.Crashes++
@@ -286,9 +370,26 @@ func (v *verifier) first(sealed *audit.Sealed, r *audit.Record, s segment) {
 	}
 }
 
+// lost notes what a start found gone, and goes on behind it.
+func (v *verifier) lost(sealed *audit.Sealed, r *audit.Record) {
+	n := r.Note
+	if v.broken {
+		return
+	}
+	v.note(&audit.Fault{
+		Kind: audit.FaultLost, File: v.file, Line: v.line, Seq: n.LostFrom, Known: sealed.Seq <= v.head.Seq,
+		What: fmt.Sprintf("lines %d to %d are gone: they were signed, or the signed head or the whole log was gone, when the log was opened at %s",
+			n.LostFrom, n.LostTo, r.Time.Format("2006-01-02 15:04:05Z")),
+	})
+	v.out.Proved, v.pending = 0, 0
+	if n.LostFrom == v.at.seq+1 {
+		v.at.seq, v.at.hash = n.LostTo, n.Prev
+	}
+}
+
 // signedLine compares a line with what is signed of it.
 func (v *verifier) signedLine(sealed *audit.Sealed, r *audit.Record) {
-	if c := checkpointOf(r); c != nil && v.out.Fault == nil {
+	if c := checkpointOf(r); c != nil && !v.broken {
 		switch {
 		case c.Verify(v.key) != nil:
 			v.faultf(audit.FaultForged, "the checkpoint is not signed by key %s", audit.KeyID(v.key))
@@ -296,6 +397,7 @@ func (v *verifier) signedLine(sealed *audit.Sealed, r *audit.Record) {
 			v.faultf(audit.FaultForged, "the checkpoint is of another place")
 		}
 		v.out.Checkpoints++
+		v.vouched()
 	}
 	if sealed.Seq == v.head.Seq && sealed.Stated != v.head.Hash {
 		v.faultf(audit.FaultHash, "the signed head knows another line here")
@@ -307,6 +409,15 @@ func (v *verifier) signedLine(sealed *audit.Sealed, r *audit.Record) {
 		if a := &v.anchors[i]; a.Seq == sealed.Seq && (a.Hash != sealed.Stated || a.Chain != v.out.Chain) {
 			v.faultf(audit.FaultHash, "a head that was kept elsewhere (signed at %s) knows another line here", a.Time.Format("2006-01-02 15:04:05Z"))
 		}
+	}
+}
+
+// vouched says that all up to here is signed.
+func (v *verifier) vouched() {
+	if !v.broken {
+		v.out.Proved += v.pending
+		v.pending = 0
+		v.survey.vouched()
 	}
 }
 
@@ -322,13 +433,20 @@ func (v *verifier) count(r *audit.Record) {
 	v.out.LastSeq = v.at.seq
 	if !r.Kind.Note() {
 		v.out.Records++
+		v.pending++
 		v.span.add(r.Time)
 		v.out.From, v.out.To = v.span.from, v.span.to
+	}
+	if v.at.seq == v.head.Seq {
+		v.vouched()
 	}
 }
 
 // finish looks at what should have come.
 func (v *verifier) finish() {
+	if v.broken {
+		return // Nobody knows how far the last segment went.
+	}
 	if v.at.seq < v.head.Seq {
 		v.faultf(audit.FaultTail, "the end is cut off: the log ends with line %d, and line %d was signed at %s",
 			v.at.seq, v.head.Seq, v.head.Time.Format("2006-01-02 15:04:05Z"))
