@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 
 	"github.com/kelpie-authz/kelpie/audit"
 )
@@ -23,6 +24,8 @@ type lines struct {
 	// size is the end of the last whole line, count how many there were.
 	size  int64
 	count int
+	// seq is the number of the last line that inTurn took.
+	seq uint64
 }
 
 const readBuffer = 64 << 10
@@ -97,6 +100,30 @@ func (l *lines) whole(line []byte) []byte {
 	l.size += int64(len(line))
 	l.count++
 	return line
+}
+
+// inTurn is next for readers: they show nothing from a line on whose number is not
+// the one that follows, since no line that was written can stand there. io.EOF comes
+// before line end of the log too, unless that is 0.
+func (l *lines) inTurn(end uint64) ([]byte, error) {
+	line, err := l.next()
+	if err != nil {
+		return nil, err
+	}
+	if end > 0 && l.seq+1 >= end && l.count > 1 {
+		return nil, io.EOF
+	}
+	seq := uint64(0)
+	digits, _, _ := bytes.Cut(bytes.TrimPrefix(line, []byte(`{"seq":`)), []byte{','})
+	if n, err := strconv.ParseUint(string(digits), 10, 64); err == nil {
+		seq = n
+	}
+	if l.count > 1 && seq != l.seq+1 {
+		l.count-- // It is not taken.
+		return nil, fmt.Errorf("it is not line %d of the log, which should stand here: run `kelpie audit verify`", l.seq+1)
+	}
+	l.seq = seq
+	return line, nil
 }
 
 // rest is how many bytes stand behind the last whole line, after io.EOF.

@@ -12,8 +12,9 @@ import (
 	"github.com/kelpie-authz/kelpie/audit"
 )
 
-// Reader reads a log, also while another process writes it. It checks nothing:
-// [Verify] does. It is safe for concurrent use.
+// Reader reads a log, also while another process writes it. It checks no hash and no
+// signature: [Verify] does; it only shows nothing that stands where no line can. It is
+// safe for concurrent use.
 type Reader struct{ dir string }
 
 var _ audit.Reader = (*Reader)(nil)
@@ -121,7 +122,7 @@ func (r *Reader) each(ctx context.Context, m *audit.Matcher, p part, take func(*
 	}
 	defer l.close() //nolint:errcheck // It was only read.
 	for {
-		raw, err := l.next()
+		raw, err := l.inTurn(p.end)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -137,9 +138,6 @@ func (r *Reader) each(ctx context.Context, m *audit.Matcher, p part, take func(*
 		line, err := audit.DecodeLine(raw)
 		if err != nil {
 			return fmt.Errorf("read %s, line %d: %w", path, l.count, err)
-		}
-		if p.end > 0 && line.Seq >= p.end {
-			return nil
 		}
 		if m.Match(&line.Record) && !take(line) {
 			return nil

@@ -68,10 +68,10 @@ func (f *follower) toEnd() error {
 		return err
 	}
 	for {
-		if _, err := f.l.next(); errors.Is(err, io.EOF) {
+		if _, err := f.l.inTurn(0); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return fmt.Errorf("follow %s: %w", f.path, err)
+			return fmt.Errorf("follow %s, line %d: %w", f.path, f.l.count+1, err)
 		}
 	}
 }
@@ -119,12 +119,12 @@ func (f *follower) drain(m *audit.Matcher, yield func(*audit.Line, error) bool) 
 
 func (f *follower) lines(m *audit.Matcher, yield func(*audit.Line, error) bool) (bool, error) {
 	for f.l != nil {
-		raw, err := f.l.next()
+		raw, err := f.l.inTurn(0)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return false, fmt.Errorf("follow %s: %w", f.path, err)
+			return false, fmt.Errorf("follow %s, line %d: %w", f.path, f.l.count+1, err)
 		}
 		line, err := audit.DecodeLine(raw)
 		if err != nil {

@@ -217,6 +217,8 @@ func (w *writer) fail(err error, last *batch) {
 	if w.seg != nil {
 		w.before = audit.Note{Ended: audit.EndedFailed, PrevFrom: w.span.from, PrevTo: w.span.to}
 		truncated := w.seg.Truncate(w.durable.size)
+		// What stands behind the end after that was put there by somebody else.
+		w.before.Truncated = truncated == nil && w.seg.Sync() == nil
 		err = errors.Join(err, truncated, w.seg.Close()) // The next segment says where this one ends; cutting it only spares the reader.
 		w.seg = nil
 	}
