@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -24,10 +25,33 @@ type archiver struct {
 	work chan struct{}
 	stop context.CancelFunc
 	done chan struct{}
+
+	// sizes are of closed segments that were verified.
+	sizes map[uint64]surveyed
+
+	mu    sync.Mutex
+	worry error
 }
 
 func newArchiver(w *writer) *archiver {
-	return &archiver{w: w, cfg: w.cfg, work: make(chan struct{}, 1), done: make(chan struct{})}
+	return &archiver{
+		w: w, cfg: w.cfg, work: make(chan struct{}, 1), done: make(chan struct{}),
+		sizes: map[uint64]surveyed{},
+	}
+}
+
+// Worry says why closed segments are not compressed or removed as they should be;
+// nil: they are. Records are kept all the same, so it is no [Log.Err].
+func (l *Log) Worry() error {
+	l.archive.mu.Lock()
+	defer l.archive.mu.Unlock()
+	return l.archive.worry
+}
+
+func (a *archiver) setWorry(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.worry = err
 }
 
 // kick tells that a segment was closed.
@@ -56,21 +80,26 @@ func (a *archiver) loop(ctx context.Context) {
 		case <-a.work:
 		case <-tick.C:
 		}
-		if err := a.pass(ctx); err != nil && ctx.Err() == nil {
+		err := a.pass(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.setWorry(err)
+		if err != nil {
 			a.cfg.Failed(err)
 		}
 	}
 }
 
-// pass compresses what can be, and then removes what is too old or too much.
+// pass compresses what can be, and then removes what is too old or too much. What
+// cannot be compressed does not keep retention from making room.
 func (a *archiver) pass(ctx context.Context) error {
 	segments, err := list(a.cfg.Dir)
 	if err != nil {
 		return err
 	}
-	if segments, err = a.leftOver(segments); err != nil {
-		return err
-	}
+	segments, failed := a.leftOver(ctx, segments)
+	tampered := failed != nil
 	open := a.w.closedBelow.Load()
 	for i, s := range segments {
 		if s.gz || s.number >= open {
@@ -78,26 +107,50 @@ func (a *archiver) pass(ctx context.Context) error {
 		}
 		size, err := compress(ctx, s.path)
 		if err != nil {
-			return fmt.Errorf("compress %s: %w", s.name(), err)
+			failed = errors.Join(failed, fmt.Errorf("compress %s: %w", s.name(), err))
+			continue
 		}
 		segments[i].gz, segments[i].path, segments[i].size = true, s.path+gzSuffix, size
 	}
-	return a.retain(ctx, segments, open)
+	if tampered {
+		return failed
+	}
+	return errors.Join(failed, a.retain(ctx, segments, open))
 }
 
-// leftOver removes what a crash kept retention from removing.
-func (a *archiver) leftOver(segments []segment) ([]segment, error) {
+// leftOver removes what a crash kept retention from removing, and returns the rest.
+func (a *archiver) leftOver(ctx context.Context, segments []segment) ([]segment, error) {
+	start, err := a.started()
+	if err != nil || start == nil {
+		return segments, nil //nolint:nilerr // Retention tells it, when it has something to remove.
+	}
+	n := 0
+	for n < len(segments) && segments[n].number < start.Segment {
+		n++
+	}
+	if n == 0 {
+		return segments, nil
+	}
+	if n == len(segments) || segments[n].number != start.Segment {
+		return segments, fmt.Errorf("%w: %s says that all before segment %d was removed, and that segment is not there", errTampered, startName, start.Segment)
+	}
+	first, err := readHeader(a.cfg.Dir, start.Segment)
+	if err != nil || !first.there || first.Seq != start.Seq+1 || first.Note.Prev != start.Hash || first.Note.Segment != start.Segment {
+		return segments, errors.Join(err, fmt.Errorf("%w: the first line of %s is not the one that %s tells of", errTampered, segments[n].name(), startName))
+	}
+	return segments[n:], a.remove(ctx, segments[:n], start)
+}
+
+// started is what the log says, signed, of where it starts now; nil: it was not removed from.
+func (a *archiver) started() (*audit.Checkpoint, error) {
 	start, err := readCheckpoint(filepath.Join(a.cfg.Dir, startName))
-	if err != nil || start == nil || start.Purpose != audit.PurposeStart || !isSigned(start, a.w.public()) {
-		return segments, nil //nolint:nilerr // Whoever verifies the log is told.
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", startName, err)
 	}
-	for len(segments) > 0 && segments[0].number < start.Segment {
-		if err := os.Remove(segments[0].path); err != nil {
-			return nil, fmt.Errorf("remove old segments of the audit: %w", err)
-		}
-		segments = segments[1:]
+	if start != nil && (start.Purpose != audit.PurposeStart || start.Chain != a.w.chain || !isSigned(start, a.w.public())) {
+		return nil, fmt.Errorf("%s is not what this log signed", startName)
 	}
-	return segments, nil
+	return start, nil
 }
 
 // compress replaces a segment by its compressed form; there is always at least
@@ -151,50 +204,90 @@ func (u *until) Read(p []byte) (int, error) {
 	return u.in.Read(p) //nolint:wrapcheck // io.EOF has to stay what it is.
 }
 
+// errTampered says why retention removes nothing. It signs that a removal was meant,
+// so that somebody who cannot sign must not be able to have it remove something.
+var errTampered = errors.New("retention of the audit removes nothing, since what is there is not what was written (`kelpie audit verify` tells more)")
+
 // retain removes the oldest closed segments. What says that it was meant is
 // signed and on the disk before the first one goes.
 func (a *archiver) retain(ctx context.Context, segments []segment, open uint64) error {
-	n, first, err := a.tooMany(segments, open)
-	if err != nil || n == 0 {
+	closed := 0
+	for closed < len(segments)-1 && segments[closed].number < open {
+		closed++
+	}
+	if closed == 0 || (a.cfg.KeepAge == 0 && a.cfg.KeepBytes == 0) {
+		return nil
+	}
+	segments = segments[:closed+1] // What can go, and one that stays.
+	if err := a.measure(ctx, segments); err != nil {
 		return err
 	}
-	last := first.Seq - 1
+	// What the files say decides whether it is worth a look, and nothing more.
+	n := a.due(segments, func(i int) *audit.Line {
+		h, err := readHeader(a.cfg.Dir, segments[i].number)
+		if err != nil || !h.there {
+			return nil
+		}
+		return &h.Line
+	})
+	if n == 0 {
+		return nil
+	}
+	found, err := a.prove(ctx, segments[:n+1], nil, &survey{until: n})
+	if err != nil {
+		return err
+	}
+	n = a.due(segments, func(i int) *audit.Line {
+		if i >= len(found) || found[i].first.Note == nil {
+			return nil
+		}
+		return &found[i].first
+	})
+	if n == 0 {
+		return nil
+	}
+	stays := &found[n].first
 	start := audit.Checkpoint{
-		Purpose: audit.PurposeStart, Chain: first.Note.Chain, Segment: first.Note.Segment,
-		Seq: last, Hash: first.Note.Prev, Time: a.w.now(),
+		Purpose: audit.PurposeStart, Chain: a.w.chain, Segment: segments[n].number,
+		Seq: stays.Seq - 1, Hash: stays.Note.Prev, Time: a.w.now(),
 	}
 	start.Sign(a.w.key)
 	if err := writeCheckpoint(filepath.Join(a.cfg.Dir, startName), &start); err != nil {
 		return fmt.Errorf("remove old segments of the audit: %w", err)
 	}
-	note := audit.Note{Chain: start.Chain, Segment: start.Segment, RemovedSeq: last}
-	for _, s := range segments[:n] {
+	return a.remove(ctx, segments[:n], &start)
+}
+
+// remove removes segments that start says were meant to go, and notes it in the log.
+func (a *archiver) remove(ctx context.Context, segments []segment, start *audit.Checkpoint) error {
+	now := a.w.now()
+	note := audit.Note{Chain: start.Chain, Segment: start.Segment, RemovedSeq: start.Seq}
+	for _, s := range segments {
 		if err := os.Remove(s.path); err != nil {
 			return fmt.Errorf("remove old segments of the audit: %w", err)
 		}
+		delete(a.sizes, s.number)
 		note.Removed++
 		note.RemovedBytes += s.size
+		a.w.q.count(func(s *Stats) { s.Removed++ })
 	}
-	a.w.q.count(func(s *Stats) { s.Removed += uint64(n) }) //nolint:gosec // A length.
-	body := audit.AppendRecord(nil, &audit.Record{Time: start.Time, Kind: audit.KindRetention, Note: &note})
-	if _, err := a.w.q.add(ctx, body, entry{at: start.Time, note: true}); err != nil {
+	body := audit.AppendRecord(nil, &audit.Record{Time: now, Kind: audit.KindRetention, Note: &note})
+	if _, err := a.w.q.add(ctx, body, entry{at: now, note: true}); err != nil {
 		return fmt.Errorf("note the removal of old segments of the audit: %w", err)
 	}
 	return syncDir(a.cfg.Dir)
 }
 
-// tooMany returns how many segments have to go, and the first line of the
-// oldest one that stays.
-func (a *archiver) tooMany(segments []segment, open uint64) (int, header, error) {
-	var total int64
-	for _, s := range segments {
-		total += s.size
-	}
-	n, stays := 0, header{}
-	for ; n+1 < len(segments) && segments[n].number < open; n++ {
-		next, err := readHeader(a.cfg.Dir, segments[n+1].number)
-		if err != nil || !next.there {
-			return n, stays, err
+// due returns how many of the oldest segments have to go; the last one given stays.
+// first tells the first line of a segment; nil: nobody knows it, and the segment goes
+// with the one before.
+func (a *archiver) due(segments []segment, first func(i int) *audit.Line) int {
+	total := a.total(segments[:len(segments)-1])
+	n := 0
+	for i := 1; i < len(segments); i++ {
+		next := first(i)
+		if next == nil {
+			continue
 		}
 		newest := next.Note.PrevTo
 		if newest.IsZero() {
@@ -204,8 +297,86 @@ func (a *archiver) tooMany(segments []segment, open uint64) (int, header, error)
 		if !old && (a.cfg.KeepBytes == 0 || total <= a.cfg.KeepBytes) {
 			break
 		}
-		total -= segments[n].size
-		stays = next
+		total -= a.total(segments[n:i])
+		n = i
 	}
-	return n, stays, nil
+	return n
+}
+
+// size is what was written of a segment; 0: nobody knows it for certain.
+func (a *archiver) size(s segment) int64 {
+	known := a.sizes[s.number]
+	known.gz = s.gz
+	return known.onDisk()
+}
+
+func (a *archiver) total(segments []segment) int64 {
+	var sum int64
+	for _, s := range segments {
+		sum += a.size(s)
+	}
+	return sum
+}
+
+// measure makes the sizes of closed segments known where they seem to be too much
+// together. All that was there before this process is read for that, once.
+func (a *archiver) measure(ctx context.Context, segments []segment) error {
+	closed := segments[:len(segments)-1]
+	var sum int64
+	known := 0
+	for i, s := range closed {
+		sum += s.size
+		m, is := a.sizes[s.number]
+		if is && m.gz == s.gz && m.size != s.size {
+			return fmt.Errorf("%w: %s has %d bytes, and had %d when it was verified", errTampered, s.name(), s.size, m.size)
+		}
+		if is && known == i {
+			known++
+		}
+	}
+	if a.cfg.KeepBytes == 0 || sum <= a.cfg.KeepBytes || known == len(closed) {
+		return nil
+	}
+	var from *surveyed
+	if known > 0 {
+		known-- // Where it ends, is where the next one begins.
+		m := a.sizes[closed[known].number]
+		from = &m
+	}
+	found, err := a.prove(ctx, segments[known:], from, &survey{until: len(closed) - known, measure: true})
+	if err != nil {
+		return err
+	}
+	for i := range len(found) - 1 { // The last one goes on.
+		a.sizes[found[i].number] = found[i]
+	}
+	return nil
+}
+
+// prove verifies segments from the first one on, which begins where the log does, or
+// as from says. It returns those that have a signature behind them, and the one where
+// that stands. A fault that the log tells of itself is none here.
+func (a *archiver) prove(ctx context.Context, segments []segment, from *surveyed, s *survey) ([]surveyed, error) {
+	v := &verifier{
+		dir: a.cfg.Dir, key: a.w.public(), survey: s,
+		head: &audit.Checkpoint{Purpose: audit.PurposeHead, Chain: a.w.chain},
+	}
+	start, err := a.started()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errTampered, err)
+	}
+	v.start = start
+	v.begin()
+	if from != nil {
+		v.at, v.number = from.from, from.number-1
+	}
+	if err := v.walk(ctx, segments); err != nil {
+		return nil, err
+	}
+	for _, f := range v.out.Faults() {
+		if f.Kind != audit.FaultLost {
+			return nil, fmt.Errorf("%w: %s", errTampered, f.String())
+		}
+	}
+	return s.found[:min(s.proved+1, len(s.found))], nil
 }

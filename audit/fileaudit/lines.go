@@ -17,8 +17,9 @@ import (
 // lines reads a segment line by line.
 type lines struct {
 	file *os.File
-	gz   bool
 	in   *bufio.Reader
+	// packed is where the compressed form is read from; nil: it is not compressed.
+	packed *bufio.Reader
 	// part is the beginning of a line whose end is not there (yet).
 	part []byte
 	// size is the end of the last whole line, count how many there were.
@@ -55,11 +56,23 @@ func openLines(dir string, number uint64) (*lines, string, error) {
 }
 
 func openGzip(f *os.File) (*lines, error) {
-	z, err := gzip.NewReader(f)
+	packed := bufio.NewReaderSize(f, readBuffer)
+	z, err := gzip.NewReader(packed)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errGarbled, err), f.Close())
 	}
-	return &lines{file: f, gz: true, in: bufio.NewReaderSize(z, readBuffer)}, nil
+	z.Multistream(false) // What was compressed is one stream, and nothing stands behind it.
+	return &lines{file: f, packed: packed, in: bufio.NewReaderSize(z, readBuffer)}, nil
+}
+
+// end says that a file ends where it should: io.EOF.
+func (l *lines) end() error {
+	if l.packed != nil {
+		if _, err := l.packed.ReadByte(); !errors.Is(err, io.EOF) {
+			return fmt.Errorf("%w: something stands behind its end", errGarbled)
+		}
+	}
+	return io.EOF
 }
 
 // errGarbled says that a file is not what was compressed.
@@ -87,8 +100,8 @@ func (l *lines) next() ([]byte, error) {
 			return l.whole(l.part), nil
 		case errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, io.EOF):
-			return nil, io.EOF
-		case l.gz:
+			return nil, l.end()
+		case l.packed != nil:
 			return nil, fmt.Errorf("%w: %w", errGarbled, err)
 		default:
 			return nil, err //nolint:wrapcheck // It names the operation and the file.

@@ -56,8 +56,8 @@ type verifier struct {
 	line        int
 	scratch     []byte
 	// broken says that a fault was found which the log does not tell of: nothing more
-	// can be said of this segment.
-	broken bool
+	// can be said of this segment. faulty says that it was found in any.
+	broken, faulty bool
 	// pending are records that no signature has vouched for yet.
 	pending uint64
 	survey  *survey // nil: nobody wants to know more of the segments
@@ -68,7 +68,7 @@ func (v *verifier) faultf(kind audit.FaultKind, format string, args ...any) {
 	if v.broken {
 		return
 	}
-	v.broken, v.pending = true, 0
+	v.broken, v.faulty, v.pending = true, true, 0
 	v.note(&audit.Fault{Kind: kind, File: v.file, Line: v.line, Seq: v.at.seq + 1, What: fmt.Sprintf(format, args...)})
 }
 
@@ -110,7 +110,7 @@ func (v *verifier) walk(ctx context.Context, segments []segment) error {
 	}
 	for i, s := range segments {
 		v.broken = false
-		if err := v.segment(ctx, s, firsts[i], firsts[i+1:]); err != nil || v.survey.over(v.broken) {
+		if err := v.segment(ctx, s, firsts[i], firsts[i+1:]); err != nil || v.survey.over(v.faulty) {
 			return err
 		}
 		if v.broken && i+1 < len(segments) {

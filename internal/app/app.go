@@ -167,6 +167,12 @@ func (a *App) Readiness() server.Readiness {
 		r.Ready = false
 		r.Faults = append(r.Faults, fault)
 	}
+	if a.audit != nil {
+		if err := a.audit.Worry(); err != nil {
+			// Records are kept, so calls go on; somebody has to look all the same.
+			r.Faults = append(r.Faults, "old segments of the audit are not kept as they should: "+err.Error())
+		}
+	}
 	if fault := a.limits.fault(); fault != "" {
 		r.Faults = append(r.Faults, fault)
 	}
