@@ -105,7 +105,7 @@ func (a *archiver) pass(ctx context.Context) error {
 		if s.gz || s.number >= open {
 			continue
 		}
-		size, err := compress(ctx, s.path)
+		size, err := a.pack(ctx, &s)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("compress %s: %w", s.name(), err))
 			continue
@@ -151,6 +151,18 @@ func (a *archiver) started() (*audit.Checkpoint, error) {
 		return nil, fmt.Errorf("%s is not what this log signed", startName)
 	}
 	return start, nil
+}
+
+// pack compresses a segment, unless that was done and it is there twice.
+func (a *archiver) pack(ctx context.Context, s *segment) (int64, error) {
+	if err := unite(a.cfg.Dir, s.number, a.w.public()); err != nil {
+		return 0, err
+	}
+	path := segmentPath(a.cfg.Dir, s.number)
+	if info, err := os.Stat(path + gzSuffix); err == nil {
+		return info.Size(), nil
+	}
+	return compress(ctx, path)
 }
 
 // compress replaces a segment by its compressed form; there is always at least

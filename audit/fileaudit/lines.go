@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/kelpie-authz/kelpie/audit"
 )
@@ -36,23 +37,26 @@ const readBuffer = 64 << 10
 func openLines(dir string, number uint64) (*lines, string, error) {
 	path := segmentPath(dir, number)
 	for range 2 { // It can be compressed between the two looks.
-		f, err := os.Open(path)
-		if err == nil {
-			return &lines{file: f, in: bufio.NewReaderSize(f, readBuffer)}, path, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, path, err //nolint:wrapcheck // It names the operation and the file.
-		}
-		f, err = os.Open(path + gzSuffix)
-		if err == nil {
-			l, err := openGzip(f)
-			return l, path + gzSuffix, err
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, path, err //nolint:wrapcheck // It names the operation and the file.
+		for _, p := range []string{path, path + gzSuffix} {
+			l, err := openPath(p)
+			if !errors.Is(err, fs.ErrNotExist) {
+				return l, p, err
+			}
 		}
 	}
 	return nil, path, fmt.Errorf("segment %d of the audit: %w", number, fs.ErrNotExist)
+}
+
+// openPath opens the file of a segment; its name tells whether it is compressed.
+func openPath(path string) (*lines, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // It names the operation and the file.
+	}
+	if strings.HasSuffix(path, gzSuffix) {
+		return openGzip(f)
+	}
+	return &lines{file: f, in: bufio.NewReaderSize(f, readBuffer)}, nil
 }
 
 func openGzip(f *os.File) (*lines, error) {

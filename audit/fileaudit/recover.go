@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/kelpie-authz/kelpie/audit"
@@ -67,23 +68,25 @@ func (w *writer) lose(t *tail) {
 	}
 }
 
-// tidy removes what a crash left of files that were being written.
+// tidy removes what a crash left of files that were being written, and leaves one file
+// of each segment.
 func (w *writer) tidy() error {
 	entries, err := os.ReadDir(w.cfg.Dir)
 	if err != nil {
 		return fmt.Errorf("open the audit: %w", err)
 	}
 	for _, e := range entries {
-		path := filepath.Join(w.cfg.Dir, e.Name())
-		ours := strings.HasSuffix(e.Name(), tmpSuffix)
-		if plain, gz := strings.CutSuffix(e.Name(), gzSuffix); gz && segmentName.MatchString(plain) {
-			_, err := os.Stat(filepath.Join(w.cfg.Dir, plain))
-			ours = err == nil // It is compressed anew.
+		var err error
+		if strings.HasSuffix(e.Name(), tmpSuffix) {
+			err = removeIfThere(filepath.Join(w.cfg.Dir, e.Name()))
 		}
-		if ours {
-			if err := removeIfThere(path); err != nil {
-				return fmt.Errorf("open the audit: %w", err)
+		if m := segmentName.FindStringSubmatch(e.Name()); len(m) == 3 && m[2] != "" {
+			if number, parseErr := strconv.ParseUint(m[1], 10, 64); parseErr == nil {
+				err = unite(w.cfg.Dir, number, w.public())
 			}
+		}
+		if err != nil && !errors.Is(err, errNeither) { // The archiver tells that, as long as it is so.
+			return fmt.Errorf("open the audit: %w", err)
 		}
 	}
 	return nil
@@ -164,7 +167,7 @@ func (t *tail) setAside(s segment) error {
 	if s.size == 0 {
 		err = os.Remove(s.path)
 	} else {
-		err = os.Rename(s.path, s.path+cutSuffix)
+		err = setAside(s.path)
 	}
 	if err != nil {
 		return fmt.Errorf("open the audit: %w", err)
@@ -263,7 +266,7 @@ func (t *tail) cutOff(s segment, size int64) error {
 	cut := make([]byte, s.size-size)
 	_, err = f.ReadAt(cut, size)
 	if err == nil && bytes.IndexByte(cut, '\n') >= 0 {
-		err = replace(s.path+cutSuffix, cut)
+		err = replace(asidePath(s.path), cut)
 	}
 	if err == nil {
 		err = f.Truncate(size)
