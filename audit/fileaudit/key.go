@@ -13,12 +13,22 @@ import (
 
 const othersMask = 0o077
 
-// openKey reads the key that signs, or makes it.
-func openKey(path string) (ed25519.PrivateKey, error) {
-	info, err := os.Stat(path)
+// openKey reads the key that signs, or makes one, which is not on the disk then
+// before it is saved.
+func openKey(path string) (key ed25519.PrivateKey, made bool, err error) {
+	_, err = os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return makeKey(path)
+		if _, key, err = ed25519.GenerateKey(nil); err != nil {
+			return nil, false, fmt.Errorf("make the audit's key: %w", err)
+		}
+		return key, true, nil
 	}
+	key, err = readKey(path)
+	return key, false, err
+}
+
+func readKey(path string) (ed25519.PrivateKey, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("the audit's key: %w", err)
 	}
@@ -41,22 +51,18 @@ func openKey(path string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-func makeKey(path string) (ed25519.PrivateKey, error) {
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return nil, fmt.Errorf("make the audit's key: %w", err)
-	}
+func saveKey(path string, key ed25519.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("make the audit's key: %w", err)
+		return fmt.Errorf("make the audit's key: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
-		return nil, fmt.Errorf("make the audit's key: %w", err)
+		return fmt.Errorf("make the audit's key: %w", err)
 	}
 	if err := replace(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
-		return nil, fmt.Errorf("make the audit's key: %w", err)
+		return fmt.Errorf("make the audit's key: %w", err)
 	}
-	return key, nil
+	return nil
 }
 
 // publish writes the public key, unless it is there.

@@ -36,6 +36,9 @@ type Recovery struct {
 	Ended string
 	// CutBytes is what a crash had left behind the last whole line.
 	CutBytes int64
+	// Adopted is how many whole lines stood behind the last one that was signed, and
+	// were taken over. Who could write the files could have made them.
+	Adopted uint64
 	// LostFrom and LostTo are the numbers of lines that the signed head knew and
 	// that are gone; zero: none. Somebody should look at that: see [Verify].
 	LostFrom, LostTo uint64
@@ -49,6 +52,7 @@ type Log struct {
 	q       *queue
 	w       *writer
 	archive *archiver
+	keeper  *keeper
 	lock    *os.File
 	found   Recovery
 
@@ -87,6 +91,7 @@ func Open(cfg Config) (*Log, error) {
 	l.lock = held
 	go l.loop()
 	l.archive.start()
+	l.keeper.start()
 	return l, nil
 }
 
@@ -95,12 +100,13 @@ func open(cfg *Config) (*Log, error) {
 		Reader: NewReader(cfg.Dir), q: newQueue(cfg),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	key, err := openKey(cfg.KeyFile)
+	key, made, err := openKey(cfg.KeyFile)
 	if err != nil {
 		return nil, err
 	}
+	l.keeper = newKeeper(cfg)
 	w := &writer{cfg: cfg, key: key, q: l.q, headFailed: l.setHeadErr}
-	if err := w.recover(&l.found); err != nil {
+	if err := w.recover(&l.found, made); err != nil {
 		return nil, err
 	}
 	if err := publish(filepath.Join(cfg.Dir, publicName), w.public()); err != nil {
@@ -193,7 +199,9 @@ func (l *Log) Close() error {
 		l.archive.close()
 		close(l.stop)
 		<-l.done
-		l.closeErr = errors.Join(l.w.close(), l.lock.Close())
+		l.closeErr = l.w.close()
+		l.keeper.close()
+		l.closeErr = errors.Join(l.closeErr, l.lock.Close())
 	})
 	return l.closeErr
 }
