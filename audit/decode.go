@@ -114,11 +114,15 @@ func (m *members) UnmarshalJSON(raw []byte) error {
 }
 
 // DecodeRecord reads what [AppendRecord] wrote. Members that it does not know
-// are passed over, so that an older program reads a newer log.
+// are passed over, and so is that it does not know a kind, so that an older program
+// reads a newer log; but a kind has to be a word, which every reader prints.
 func DecodeRecord(raw []byte) (Record, error) {
 	var w wireRecord
 	if err := json.Unmarshal(raw, &w); err != nil {
 		return Record{}, fmt.Errorf("read a record: %w", err)
+	}
+	if !w.Kind.word() {
+		return Record{}, fmt.Errorf("read a record: %q is the name of no kind", clip(string(w.Kind)))
 	}
 	r := w.record()
 	if !r.Kind.Note() {

@@ -86,6 +86,16 @@ func (k Kind) Valid() bool {
 	}
 }
 
+// word tells whether k could be a kind of this or of a later version.
+func (k Kind) word() bool {
+	for i := range len(k) {
+		if c := k[i]; (c < 'a' || c > 'z') && c != '_' {
+			return false
+		}
+	}
+	return k != "" && len(k) <= 64
+}
+
 // is tells whether k is kind, or of the family that kind names.
 func (k Kind) is(kind Kind) bool {
 	rest, family := strings.CutPrefix(string(k), string(kind))
