@@ -41,6 +41,20 @@ func Verify(ctx context.Context, dir string, key ed25519.PublicKey, anchors ...a
 	}
 }
 
+// ReadHead reads a copy of head.json, to verify with: Verify checks its signature.
+func ReadHead(path string) (audit.Checkpoint, error) {
+	c, err := readCheckpoint(path)
+	switch {
+	case err != nil && !errors.Is(err, errBroken):
+		return audit.Checkpoint{}, fmt.Errorf("read a head of the audit: %w", err)
+	case err == nil && c == nil:
+		return audit.Checkpoint{}, fmt.Errorf("read a head of the audit: %s is not there", path)
+	case err != nil || (c.Purpose != audit.PurposeHead && c.Purpose != audit.PurposeClosed):
+		return audit.Checkpoint{}, fmt.Errorf("%s is no head of an audit: take a copy of a head.json", path)
+	}
+	return *c, nil
+}
+
 // verifier follows the chain from its start to its end.
 type verifier struct {
 	dir     string

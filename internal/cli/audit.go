@@ -285,7 +285,7 @@ func (p *printer) auditLine(l *audit.Line) {
 	}
 	p.printf("%s  ", p.paint(dim, l.Time.UTC().Format("2006-01-02T15:04:05.000Z")))
 	if l.Kind == audit.KindDecision {
-		p.printf("%s %s", p.paint(style, l.Decision), clean(l.Reason))
+		p.printf("%s %s", p.paint(style, clean(l.Decision)), clean(l.Reason))
 	} else {
 		p.printf("%s", p.paint(bold, kindWords(l)))
 	}
@@ -322,7 +322,7 @@ func (p *printer) auditLine(l *audit.Line) {
 
 // kindWords are what a record is about, with what somebody said if it is a vote.
 func kindWords(l *audit.Line) string {
-	words := strings.ReplaceAll(string(l.Kind), "_", " ")
+	words := clean(strings.ReplaceAll(string(l.Kind), "_", " "))
 	if l.Kind != audit.KindApprovalVote {
 		return words
 	}
@@ -344,16 +344,18 @@ func failedWord(k audit.Kind) string {
 
 func newAuditVerify(env *Env) *cobra.Command {
 	var f auditFlags
-	var key string
+	var key, head string
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check that the audit is what was written",
 		Long: "Check that the audit is what was written: that no record was changed, cut, moved or added by hand. The\n" +
 			"public key is one that was copied away when the server made it; the one beside the audit proves nothing\n" +
-			"to who does not trust that directory.\n\n" +
+			"to who does not trust that directory. That the audit is not an older copy of itself is proved by a copy of\n" +
+			"its head.json, kept where who can write the audit cannot: it has to reach at least as far as that one.\n\n" +
 			"Exit code: 0 the audit is whole, 3 it is not, 1 it could not be read.",
-		Example: "  kelpie audit verify --key /etc/kelpie/audit.pub",
-		Args:    flagsOnly,
+		Example: "  kelpie audit verify --key /etc/kelpie/audit.pub\n" +
+			"  kelpie audit verify --key /etc/kelpie/audit.pub --head /mnt/elsewhere/head.json",
+		Args: flagsOnly,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.complete(env)
 			if err := f.there(); err != nil {
@@ -363,7 +365,15 @@ func newAuditVerify(env *Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v, err := fileaudit.Verify(cmd.Context(), f.dir, public)
+			var anchors []audit.Checkpoint
+			if head != "" {
+				kept, err := fileaudit.ReadHead(head)
+				if err != nil {
+					return fmt.Errorf("--head: %w", err)
+				}
+				anchors = append(anchors, kept)
+			}
+			v, err := fileaudit.Verify(cmd.Context(), f.dir, public, anchors...)
 			if err != nil {
 				return fmt.Errorf("read the audit: %w", err)
 			}
@@ -384,6 +394,7 @@ func newAuditVerify(env *Env) *cobra.Command {
 	}
 	f.register(cmd.Flags())
 	cmd.Flags().StringVar(&key, "key", "", "`file` with the public key (KELPIE_AUDIT_PUBLIC_KEY; audit.pub in the directory)")
+	cmd.Flags().StringVar(&head, "head", "", "`file` with a copy of head.json, which the audit has to reach")
 	return cmd
 }
 
@@ -415,6 +426,12 @@ func (p *printer) verification(v *audit.Verification) {
 			count(int(v.Records), "record"), count(v.Segments, "segment"), v.FirstSeq, v.LastSeq, count(v.Checkpoints, "signature")) //nolint:gosec // There are fewer than an int holds.
 	} else {
 		p.printf("%s: %s\n", p.paint(red, "The audit is not what was written"), clean(v.Fault.String()))
+		for i := range v.Later {
+			p.printf("%s: %s\n", p.paint(red, "And"), clean(v.Later[i].String()))
+		}
+	}
+	if slices.ContainsFunc(v.Faults(), func(f audit.Fault) bool { return f.Known }) {
+		p.printf("That lines are gone the audit says itself. Behind that a signature proves %s.\n", count(int(v.Proved), "record")) //nolint:gosec // There are fewer than an int holds.
 	}
 	if !v.From.IsZero() {
 		p.printf("From %s to %s.\n", v.From.UTC().Format(time.RFC3339), v.To.UTC().Format(time.RFC3339))
@@ -424,6 +441,12 @@ func (p *printer) verification(v *audit.Verification) {
 	}
 	if v.Unsigned > 0 {
 		p.printf("%s at the end not signed yet; the signature of %s reaches to line %d.\n", count(int(v.Unsigned), "line"), v.SignedAt.UTC().Format(time.RFC3339), v.SignedSeq) //nolint:gosec // As above.
+	}
+	if v.Adopted > 0 {
+		p.printf("%s not signed yet when a start took over what a crash had left: who could write the files then could have made them.\n", count(int(v.Adopted), "line")) //nolint:gosec // As above.
+	}
+	if v.Ignored > 0 {
+		p.printf("%s behind the end of segments that failed, which do not count and are not shown.\n", count(int(v.Ignored), "line")) //nolint:gosec // As above.
 	}
 	if v.Crashes+v.Failures > 0 {
 		p.printf("%s ended by a crash, %d because writing failed; %d records were refused meanwhile.\n", count(v.Crashes, "segment"), v.Failures, v.Refused)

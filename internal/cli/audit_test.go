@@ -191,7 +191,7 @@ func TestAuditIsVerified(t *testing.T) {
 	kept := keptLines(t, dir)
 	lines := float64(len(kept))
 	whole := map[string]any{
-		"fault": nil, "segments": 1., "lines": lines, "records": 6., "first_seq": 1., "last_seq": lines, "from": from, "to": to,
+		"fault": nil, "segments": 1., "lines": lines, "records": 6., "proved": 6., "adopted": 0., "first_seq": 1., "last_seq": lines, "from": from, "to": to,
 		"removed": false, "checkpoints": lines - 6, "signed_seq": lines, "unsigned": 0., "closed": true, "torn_bytes": 0.,
 		"crashes": 0., "failures": 0., "refused": 0., "ignored": 0.,
 	}
