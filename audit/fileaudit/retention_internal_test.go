@@ -30,7 +30,7 @@ func newKeeping(t *testing.T, change func(*Config)) *keeping {
 	k := &keeping{now: &atomic.Int64{}}
 	k.now.Store(time.Date(2026, 6, 17, 12, 0, 0, 0, time.UTC).UnixNano())
 	k.cfg = Config{
-		Dir: t.TempDir(), KeyFile: filepath.Join(t.TempDir(), "key"), SegmentBytes: 1500, CheckpointEvery: time.Millisecond,
+		Dir: t.TempDir(), KeyFile: filepath.Join(t.TempDir(), "key"), SegmentBytes: 1500, CheckpointEvery: 50 * time.Millisecond,
 		Now: func() time.Time { return time.Unix(0, k.now.Load()).UTC() },
 	}
 	change(&k.cfg)
