@@ -42,7 +42,8 @@ func (w *writer) recover(found *Recovery, made bool) error {
 	if head == nil || (kept != nil && kept.Seq > head.Seq) {
 		t.head = kept // Somebody removed the head, or put an older one back.
 	}
-	t.gone = head == nil && (!made || kept != nil || len(segments) > 0)
+	// A key without any of these can be one that somebody brought for a first start.
+	t.gone = head == nil && (kept != nil || len(segments) > 0)
 	t.from(w)
 	if err := t.find(segments); err != nil {
 		return err

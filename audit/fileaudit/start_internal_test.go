@@ -81,27 +81,11 @@ func TestWhatIsGoneAtAStartIsALoss(t *testing.T) {
 			removeFile(t, segmentPath(cfg.Dir, 2))
 			removeFile(t, filepath.Join(cfg.Dir, headName))
 		}},
-		"all but the key, in the directory": {inside: true, spoil: func(t *testing.T, cfg Config, _ string) {
-			t.Helper()
-			raw, err := os.ReadFile(cfg.KeyFile)
-			if err != nil {
-				t.Fatal(err)
-			}
-			emptyDir(t, cfg.Dir)
-			putFile(t, cfg.KeyFile, raw)
-		}},
 		"the whole directory": {reach: true, chain: true, spoil: func(t *testing.T, cfg Config, _ string) {
 			t.Helper()
 			if err := os.RemoveAll(cfg.Dir); err != nil {
 				t.Fatal(err)
 			}
-		}},
-		"the whole directory and the copy of the head": {spoil: func(t *testing.T, cfg Config, _ string) {
-			t.Helper()
-			if err := os.RemoveAll(cfg.Dir); err != nil {
-				t.Fatal(err)
-			}
-			removeFile(t, keptPath(&cfg))
 		}},
 		"an older log was put back": {reach: true, chain: true, spoil: func(t *testing.T, cfg Config, older string) {
 			t.Helper()
@@ -144,6 +128,33 @@ func TestWhatIsGoneAtAStartIsALoss(t *testing.T) {
 				t.Errorf("after the next start: %v", v.Faults())
 			}
 		})
+	}
+}
+
+// A key that somebody brings for the first start is no sign that there was a log.
+func TestKeyThatWasBrought(t *testing.T) {
+	t.Parallel()
+	for _, inside := range []bool{false, true} {
+		cfg := Config{Dir: filepath.Join(t.TempDir(), "log"), KeyFile: filepath.Join(t.TempDir(), "key")}
+		if inside {
+			cfg.KeyFile = filepath.Join(cfg.Dir, keyName)
+		}
+		other := Config{Dir: filepath.Join(t.TempDir(), "other"), KeyFile: filepath.Join(t.TempDir(), "key")}
+		runOnce(t, other, "1")
+		raw, err := os.ReadFile(other.KeyFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		putFile(t, cfg.KeyFile, raw)
+		if found := runOnce(t, cfg, "1", "2"); found.LostFrom != 0 {
+			t.Errorf("found %+v", found)
+		}
+		if v := verified(t, cfg.Dir); !v.OK() {
+			t.Errorf("verify: %v", v.Faults())
+		}
 	}
 }
 

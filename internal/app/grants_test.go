@@ -85,7 +85,7 @@ func TestStandingGrant(t *testing.T) {
 	for _, l := range readAudit(t, r.cfg, &audit.Query{ApprovalID: grant, Order: audit.OldestFirst}) {
 		kinds = append(kinds, strings.TrimSpace(string(l.Kind)+" "+l.Reason))
 	}
-	if got, want := strings.Join(kinds, ", "), "approval_standing, approval_grant_used, decision ok_grant, approval_grant_used, decision ok_grant, approval_revoked"; got != want {
+	if got, want := strings.Join(kinds, ", "), "approval_standing, approval_grant_used, decision ok_grant, approval_grant_used, decision ok_grant, approval_vote, approval_revoked"; got != want {
 		t.Errorf("the audit says %s\nwant %s", got, want)
 	}
 }
