@@ -76,6 +76,7 @@ type wireNote struct {
 	CutBytes     int64     `json:"cut_bytes"`
 	Adopted      uint64    `json:"adopted"`
 	Refused      uint64    `json:"refused"`
+	Lost         uint64    `json:"lost"`
 	LostFrom     uint64    `json:"lost_from"`
 	LostTo       uint64    `json:"lost_to"`
 	PrevFrom     time.Time `json:"prev_from"`
@@ -171,7 +172,7 @@ func (w *wireRecord) record() Record {
 
 func (w *wireNote) note(kind Kind, at time.Time) (*Note, error) {
 	n := &Note{
-		Chain: w.Chain, Segment: w.Segment, Ended: w.Ended, Truncated: w.Truncated, CutBytes: w.CutBytes, Adopted: w.Adopted, Refused: w.Refused,
+		Chain: w.Chain, Segment: w.Segment, Ended: w.Ended, Truncated: w.Truncated, CutBytes: w.CutBytes, Adopted: w.Adopted, Refused: w.Refused, Lost: w.Lost,
 		LostFrom: w.LostFrom, LostTo: w.LostTo, PrevFrom: w.PrevFrom, PrevTo: w.PrevTo,
 		Removed: w.Removed, RemovedBytes: w.RemovedBytes, RemovedSeq: w.RemovedSeq,
 	}

@@ -98,6 +98,7 @@ func appendNote(b []byte, kind Kind, n *Note) []byte {
 		b = appendInt(b, `,"cut_bytes":`, n.CutBytes)
 		b = appendCount(b, `,"adopted":`, n.Adopted)
 		b = appendCount(b, `,"refused":`, n.Refused)
+		b = appendCount(b, `,"lost":`, n.Lost)
 		b = appendCount(b, `,"lost_from":`, n.LostFrom)
 		b = appendCount(b, `,"lost_to":`, n.LostTo)
 		if !n.PrevFrom.IsZero() {

@@ -228,6 +228,9 @@ type Note struct {
 	Adopted uint64
 	// Refused is how many records were refused since the segment before.
 	Refused uint64
+	// Lost is how many records were taken without waiting, and answered, and could
+	// not be written before the process ended.
+	Lost uint64
 	// LostFrom and LostTo are the numbers of records that the signed head knew
 	// and that were not there any more; zero: none.
 	LostFrom, LostTo uint64

@@ -101,7 +101,10 @@ type Verification struct {
 	Crashes  int    `json:"crashes"`
 	Failures int    `json:"failures"`
 	Refused  uint64 `json:"refused"`
-	Ignored  uint64 `json:"ignored"`
+	// Lost is how many records were answered without waiting and could not be
+	// written before the process ended: they are not in the log.
+	Lost    uint64 `json:"lost"`
+	Ignored uint64 `json:"ignored"`
 }
 
 // OK tells whether the log is what was written.

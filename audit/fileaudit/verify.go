@@ -373,6 +373,7 @@ func (v *verifier) first(sealed *audit.Sealed, r *audit.Record, s segment) {
 	}
 	v.out.Refused += n.Refused
 	v.out.Adopted += n.Adopted
+	v.out.Lost += n.Lost
 	switch n.Ended {
 	case audit.EndedCrashed:
 		v.out.Crashes++

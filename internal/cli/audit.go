@@ -451,4 +451,7 @@ func (p *printer) verification(v *audit.Verification) {
 	if v.Crashes+v.Failures > 0 {
 		p.printf("%s ended by a crash, %d because writing failed; %d records were refused meanwhile.\n", count(v.Crashes, "segment"), v.Failures, v.Refused)
 	}
+	if v.Lost > 0 {
+		p.printf("%s: %s, taken without waiting, could not be written before the server ended.\n", p.paint(red, "Not in the audit"), count(int(v.Lost), "record")) //nolint:gosec // As above.
+	}
 }
