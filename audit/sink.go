@@ -14,7 +14,8 @@ const (
 	// Sync: the record is on the disk and survives the loss of power.
 	Sync Durability = iota
 	// Async: the record was taken and will be written soon; a crash of the
-	// process or of the machine can lose it. Nothing else can.
+	// process or of the machine can lose it, and an end while nothing can be
+	// written. Nothing else can.
 	Async
 )
 

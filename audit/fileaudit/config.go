@@ -32,7 +32,8 @@ type Config struct {
 	KeepBytes int64
 
 	// PendingRecords and PendingBytes bound what waits to be written (0: 65,536
-	// and 32 MiB). Who finds no room waits for up to Stall (0: 2 s).
+	// and 32 MiB). Who finds no room waits for up to Stall (0: 2 s). Nobody waits
+	// longer for the disk either: all are refused while it has not answered for so long.
 	PendingRecords int
 	PendingBytes   int
 	Stall          time.Duration
@@ -44,6 +45,8 @@ type Config struct {
 	CheckpointEvery time.Duration
 	// RetryEvery is how often writing is tried again while it fails (0: 250 ms).
 	RetryEvery time.Duration
+	// CloseWithin is how long Close waits for a disk that does not answer (0: 5 s).
+	CloseWithin time.Duration
 
 	// Now is the clock for notes, ages and checkpoints; nil: time.Now.
 	Now func() time.Time
@@ -54,11 +57,19 @@ type Config struct {
 	// kept where who can write Dir cannot; nil: not given. It must not block.
 	Checkpoint func(audit.Checkpoint)
 
-	// create makes the file of a segment; tests put faults there.
-	create func(path string) (file, error)
+	// create makes the file of a segment, reserve the file that holds room back;
+	// tests put faults there.
+	create  func(path string) (file, error)
+	reserve func(path string) error
+	// watchEvery is how often the age of what is not on the disk is looked at,
+	// lateAfter the one from which on nobody is answered without waiting.
+	watchEvery, lateAfter time.Duration
 }
 
-const maxCheckpointEvery = time.Second
+const (
+	maxCheckpointEvery = time.Second
+	maxWatchEvery      = 50 * time.Millisecond
+)
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" {
@@ -68,6 +79,7 @@ func (c Config) withDefaults() (Config, error) {
 		"SegmentBytes": c.SegmentBytes, "SegmentAge": int64(c.SegmentAge), "KeepAge": int64(c.KeepAge), "KeepBytes": c.KeepBytes,
 		"PendingRecords": int64(c.PendingRecords), "PendingBytes": int64(c.PendingBytes), "Stall": int64(c.Stall),
 		"FlushEvery": int64(c.FlushEvery), "CheckpointEvery": int64(c.CheckpointEvery), "RetryEvery": int64(c.RetryEvery),
+		"CloseWithin": int64(c.CloseWithin),
 	} {
 		if n < 0 {
 			return c, fmt.Errorf("the audit's %s is below 0", name)
@@ -85,6 +97,9 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.FlushEvery, 20*time.Millisecond)
 	orDefault(&c.CheckpointEvery, maxCheckpointEvery)
 	orDefault(&c.RetryEvery, 250*time.Millisecond)
+	orDefault(&c.CloseWithin, 5*time.Second)
+	orDefault(&c.watchEvery, max(time.Millisecond, min(maxWatchEvery, c.Stall/8)))
+	orDefault(&c.lateAfter, maxCheckpointEvery-c.watchEvery)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -96,6 +111,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.create == nil {
 		c.create = createFile
+	}
+	if c.reserve == nil {
+		c.reserve = createReserve
 	}
 	return c, nil
 }

@@ -30,6 +30,7 @@ type sick struct {
 type sickDisk struct {
 	mu                            sync.Mutex
 	create, write, sync, truncate func() error
+	slowWrite, slowSync           func() error
 }
 
 func (d *sickDisk) set(create, write, fsync, truncate func() error) {
@@ -60,6 +61,7 @@ func (d *sickDisk) open(path string) (file, error) {
 
 // Write writes a part of what it fails to write.
 func (s *sick) Write(p []byte) (int, error) {
+	s.disk.wait(&s.disk.slowWrite)
 	if err := s.disk.ask(&s.disk.write); err != nil {
 		n, _ := s.file.Write(p[:len(p)/2])
 		return n, err
@@ -68,6 +70,7 @@ func (s *sick) Write(p []byte) (int, error) {
 }
 
 func (s *sick) Sync() error {
+	s.disk.wait(&s.disk.slowSync)
 	if err := s.disk.ask(&s.disk.sync); err != nil {
 		return err
 	}
@@ -79,6 +82,22 @@ func (s *sick) Truncate(size int64) error {
 		return err
 	}
 	return s.file.Truncate(size)
+}
+
+// hang has write or fsync asked without the lock, so that one of them can wait.
+func (d *sickDisk) hang(write, fsync func() error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.slowWrite, d.slowSync = write, fsync
+}
+
+func (d *sickDisk) wait(f *func() error) {
+	d.mu.Lock()
+	ask := *f
+	d.mu.Unlock()
+	if ask != nil {
+		_ = ask() // It hangs, and fails never.
+	}
 }
 
 func always(err error) func() error { return func() error { return err } }
@@ -257,7 +276,7 @@ func TestBackPressure(t *testing.T) {
 	t.Parallel()
 	cfg, disk := testConfig(t)
 	cfg.PendingRecords, cfg.Stall = 3, 20*time.Millisecond
-	cfg.CheckpointEvery = time.Second
+	cfg.CheckpointEvery, cfg.watchEvery = time.Second, time.Hour // The test looks by itself.
 	l := mustOpen(t, cfg)
 	held, release := make(chan struct{}), make(chan struct{})
 	var hold sync.Once
@@ -275,17 +294,27 @@ func TestBackPressure(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.Append(ctx, decision("x"), audit.Async); !errors.Is(err, audit.ErrUnavailable) || !errors.Is(err, errStalled) {
-		t.Fatalf("Append without room = %v", err)
-	}
 	over, cancel := context.WithCancel(ctx)
 	cancel()
 	if err := l.Append(over, decision("y"), audit.Async); !errors.Is(err, audit.ErrUnavailable) || !errors.Is(err, context.Canceled) {
 		t.Fatalf("Append without room by a context that is over = %v", err)
 	}
+	if err := l.Err(); err != nil {
+		t.Fatalf("Err = %v, though nobody has waited long", err)
+	}
+	if err := l.Append(ctx, decision("x"), audit.Async); !errors.Is(err, audit.ErrUnavailable) || !errors.Is(err, errStalled) {
+		t.Fatalf("Append without room = %v", err)
+	}
+	if err := l.Err(); !errors.Is(err, errStalled) {
+		t.Fatalf("Err = %v after a caller waited in vain", err)
+	}
+	if err := l.Append(ctx, decision("z"), audit.Sync); !errors.Is(err, errStalled) {
+		t.Fatalf("Append after a caller waited in vain = %v", err)
+	}
 	close(release)
+	testkit.Eventually(t, "the log finds that the disk answers", func() bool { _ = l.q.look(); return l.Err() == nil })
 	testkit.Eventually(t, "there is room again", func() bool { return l.Append(ctx, decision("3"), audit.Sync) == nil })
-	if s := l.Stats(); s.Refused < 2 || s.Stalled < 2 || s.Async != 3 || s.Sync != 1 {
+	if s := l.Stats(); s.Refused < 3 || s.Stalled < 2 || s.Async != 3 || s.Sync != 1 {
 		t.Errorf("stats: %+v", s)
 	}
 	if err := l.Close(); err != nil {
@@ -332,22 +361,6 @@ func TestFsyncsAreShared(t *testing.T) {
 	wg.Wait()
 	if got := l.Stats().Fsyncs - before; got < 2 || got > 3 { // A checkpoint may come between.
 		t.Errorf("%d callers took %d fsyncs, want 2", callers, got)
-	}
-}
-
-// Close says when what was taken could not be written.
-func TestCloseTellsOfLoss(t *testing.T) {
-	t.Parallel()
-	cfg, disk := testConfig(t)
-	cfg.FlushEvery, cfg.CheckpointEvery = time.Second, time.Second
-	l := mustOpen(t, cfg)
-	if err := l.Append(context.Background(), decision("taken"), audit.Async); err != nil {
-		t.Fatal(err)
-	}
-	disk.set(always(syscall.ENOSPC), always(syscall.ENOSPC), nil, nil)
-	err := l.Close()
-	if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, errLost) {
-		t.Errorf("Close = %v, want that records are lost, and why", err)
 	}
 }
 

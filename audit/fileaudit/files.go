@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -23,9 +24,11 @@ const (
 	headName   = "head.json"
 	startName  = "start.json"
 	lockName   = "lock"
-	tmpSuffix  = ".tmp"
-	gzSuffix   = ".gz"
-	cutSuffix  = ".cut"
+	// reserveName is the room that is held back; see reserve.
+	reserveName = "reserve"
+	tmpSuffix   = ".tmp"
+	gzSuffix    = ".gz"
+	cutSuffix   = ".cut"
 )
 
 const (
@@ -87,22 +90,158 @@ func list(dir string) ([]segment, error) {
 	return segments, nil
 }
 
-// file is what is written of a segment.
+// file is what is written of a segment. What is written stands at its end.
 type file interface {
 	io.Writer
 	Sync() error
 	Truncate(size int64) error
+	Stat() (os.FileInfo, error)
 	Close() error
 }
 
-// createFile makes the file of a segment. What is there under its name was
-// left by an attempt that failed: nothing in it counts.
+// createFile makes the file of a segment. One that is there already is not
+// touched: whoever made it may be writing it.
 func createFile(path string) (file, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, fileMode)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_APPEND|os.O_WRONLY, fileMode)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // It names the operation and the file.
 	}
 	return f, nil
+}
+
+// errNotOurs says that files of the log are not those that this process made.
+var errNotOurs = errors.New("somebody else changed the audit's files")
+
+// sameFile tells whether path is still the file that was opened; an error says what it is.
+func sameFile(path string, opened os.FileInfo) (os.FileInfo, error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: %s was removed while it was in use", errNotOurs, path)
+	case err != nil:
+		return nil, err //nolint:wrapcheck // It names the operation and the file.
+	case !os.SameFile(info, opened):
+		return nil, fmt.Errorf("%w: %s was replaced while it was in use", errNotOurs, path)
+	}
+	return info, nil
+}
+
+// holder is the lock of a directory.
+type holder struct {
+	dir  string
+	file *os.File
+	info os.FileInfo
+	// lost is how many records the process before had taken and could not write.
+	lost uint64
+}
+
+// hold makes this process the writer of dir.
+func hold(dir string) (*holder, error) {
+	f, err := lock(dir, lockPatience)
+	if err != nil {
+		return nil, err
+	}
+	h := &holder{dir: dir, file: f}
+	raw := make([]byte, 128)
+	n, _ := f.ReadAt(raw, 0) // What is not there tells of nothing.
+	var pid int
+	_, _ = fmt.Sscanf(string(raw[:n]), holderText, &pid, &h.lost)
+	if h.info, err = f.Stat(); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the audit: %w", err), f.Close())
+	}
+	h.pledge(h.lost)
+	return h, nil
+}
+
+// holderText is what stands in the file: the process for whom is refused, and
+// for the next one how many records were taken that no segment has.
+const holderText = "%d\nlost %d\n"
+
+// pledge notes how many records no segment has yet. It is written into room
+// that the file has already, since it is needed when the disk is full.
+func (h *holder) pledge(lost uint64) {
+	text := fmt.Sprintf(holderText, os.Getpid(), lost)
+	_, err := h.file.WriteAt([]byte(text), 0)
+	if err == nil {
+		_ = h.file.Truncate(int64(len(text)))
+	}
+	// Where it cannot be written the error of what was lost tells it, once.
+}
+
+// stands tells whether the directory is still this process's.
+func (h *holder) stands() error {
+	_, err := sameFile(filepath.Join(h.dir, lockName), h.info)
+	return err
+}
+
+// again takes a lock back that somebody removed, unless another has it now.
+func (h *holder) again() error {
+	err := h.stands()
+	if !errors.Is(err, errNotOurs) {
+		return err
+	}
+	f, err := lock(h.dir, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(fmt.Errorf("lock the audit: %w", err), f.Close())
+	}
+	_ = h.file.Close() // Nobody can find it any more.
+	h.file, h.info = f, info
+	h.pledge(0)
+	return nil
+}
+
+func (h *holder) close() error { return h.file.Close() } //nolint:wrapcheck // It names the operation and the file.
+
+// reserveBytes is the room that is held back: for all that can be taken without
+// waiting before a full disk is noticed, and what is written of the log's own.
+const reserveBytes = mostOwed + 1<<20
+
+// reserve is room on the disk that is held back as long as records are taken,
+// so that what was answered can be written when the disk is full.
+type reserve struct {
+	path   string
+	create func(path string) error
+}
+
+// keep sees to it that the room is held back.
+func (r *reserve) keep() error {
+	if info, err := os.Lstat(r.path); err == nil && info.Mode().IsRegular() && info.Size() == reserveBytes {
+		return nil
+	}
+	err := removeIfThere(r.path)
+	if err == nil {
+		if err = r.create(r.path); err != nil {
+			err = errors.Join(err, removeIfThere(r.path))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("hold back %d MiB for the audit, so that what was answered can be written when the disk is full: %w", reserveBytes>>20, err)
+	}
+	return nil
+}
+
+// release gives the room back; false: there was none.
+func (r *reserve) release() bool { return os.Remove(r.path) == nil }
+
+func createReserve(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
+	if err != nil {
+		return err //nolint:wrapcheck // It names the operation and the file.
+	}
+	return errors.Join(allocate(f, reserveBytes), f.Close())
+}
+
+// fill takes room by writing. What it writes cannot be compressed away.
+func fill(f *os.File, size int64) error {
+	_, err := io.CopyN(f, rand.NewChaCha8([32]byte{}), size)
+	if err == nil {
+		err = f.Sync() // Some file systems find out then that they are full.
+	}
+	return err //nolint:wrapcheck // It names the operation and the file.
 }
 
 // syncDir makes what was created, renamed or removed in dir last.

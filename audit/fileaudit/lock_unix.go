@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -15,25 +14,23 @@ import (
 
 // lock makes this process the one that writes dir. The kernel gives it back
 // when the process ends, however it does.
-func lock(dir string) (*os.File, error) {
+func lock(dir string, patience time.Duration) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, fileMode)
 	if err != nil {
 		return nil, fmt.Errorf("lock the audit: %w", err)
 	}
-	if err := flock(f); err != nil {
+	if err := flock(f, patience); err != nil {
 		defer f.Close() //nolint:errcheck // Nothing was written.
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock the audit: %w", err)
 		}
 		holder := "another process"
 		if raw, err := os.ReadFile(path); err == nil && len(raw) > 0 {
-			holder = "process " + strings.TrimSpace(string(raw))
+			pid, _, _ := strings.Cut(string(raw), "\n")
+			holder = "process " + pid
 		}
 		return nil, fmt.Errorf("%w: %s writes the audit in %s: stop it, or give this one a directory of its own", ErrInUse, holder, dir)
-	}
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0) // For whom is refused; without it he is not told the process.
 	}
 	return f, nil
 }
@@ -42,15 +39,20 @@ func lock(dir string) (*os.File, error) {
 // that is just being started by this one has it for a moment after it was closed.
 const lockPatience = 500 * time.Millisecond
 
-func flock(f *os.File) error {
-	tick := time.NewTicker(lockPatience / 50)
+func flock(f *os.File, patience time.Duration) error {
+	const every = lockPatience / 50
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for range 50 {
+	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		if patience -= every; patience < 0 || !errors.Is(err, syscall.EWOULDBLOCK) {
 			return err //nolint:wrapcheck // lock says what it is about.
 		}
 		<-tick.C
 	}
-	return syscall.EWOULDBLOCK
+}
+
+// isFull tells whether an error is that the disk has no room.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -53,15 +53,16 @@ type Log struct {
 	w       *writer
 	archive *archiver
 	keeper  *keeper
-	lock    *os.File
 	found   Recovery
+	lost    uint64
 
 	headMu  sync.Mutex
 	headErr error
 
-	stop, done chan struct{}
-	closing    sync.Once
-	closeErr   error
+	stop, done       chan struct{}
+	unwatch, watched chan struct{}
+	closing          sync.Once
+	closeErr         error
 }
 
 var (
@@ -80,46 +81,57 @@ func Open(cfg Config) (*Log, error) {
 	if err := os.MkdirAll(cfg.Dir, dirMode); err != nil {
 		return nil, fmt.Errorf("the audit's directory: %w", err)
 	}
-	held, err := lock(cfg.Dir)
+	held, err := hold(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	l, err := open(&cfg)
+	l, err := open(&cfg, held)
 	if err != nil {
-		return nil, errors.Join(err, held.Close())
+		return nil, errors.Join(err, held.close())
 	}
-	l.lock = held
 	go l.loop()
+	go l.watch()
 	l.archive.start()
 	l.keeper.start()
 	return l, nil
 }
 
-func open(cfg *Config) (*Log, error) {
+func open(cfg *Config, held *holder) (*Log, error) {
 	l := &Log{
 		Reader: NewReader(cfg.Dir), q: newQueue(cfg),
-		stop: make(chan struct{}), done: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), unwatch: make(chan struct{}), watched: make(chan struct{}),
 	}
 	key, made, err := openKey(cfg.KeyFile)
 	if err != nil {
 		return nil, err
 	}
 	l.keeper = newKeeper(cfg)
-	w := &writer{cfg: cfg, key: key, q: l.q, headFailed: l.setHeadErr}
+	w := &writer{
+		cfg: cfg, key: key, q: l.q, headFailed: l.setHeadErr, lock: held,
+		reserve: reserve{path: filepath.Join(cfg.Dir, reserveName), create: cfg.reserve},
+	}
 	if err := w.recover(&l.found, made); err != nil {
 		return nil, err
 	}
+	l.lost, w.before.Lost = held.lost, held.lost
 	if err := publish(filepath.Join(cfg.Dir, publicName), w.public()); err != nil {
 		return nil, err
 	}
 	if err := w.openSegment(); err != nil {
 		return nil, fmt.Errorf("begin a segment of the audit: %w", err)
 	}
+	held.pledge(0) // The segment says it.
 	if err := w.checkpoint(audit.PurposeHead); err != nil {
 		return nil, errors.Join(fmt.Errorf("sign the audit: %w", err), w.seg.Close())
 	}
 	if err := l.headFault(); err != nil {
 		return nil, errors.Join(err, w.seg.Close())
+	}
+	if err := w.reserve.keep(); err != nil {
+		// It is tried again; that nothing is allowed until then is better than no answer.
+		w.broken = true
+		w.q.setFault(causeWrite, unavailable(err))
+		cfg.Failed(err)
 	}
 	l.w = w
 	l.archive = newArchiver(w)
@@ -130,7 +142,12 @@ func open(cfg *Config) (*Log, error) {
 // Found is what Open found.
 func (l *Log) Found() Recovery { return l.found }
 
+// Lost is how many records the process before had taken without waiting and could
+// not write. The log tells it where it goes on.
+func (l *Log) Lost() uint64 { return l.lost }
+
 // Append implements [audit.Sink]. Records that wait for the same fsync share it.
+// It ends by itself where the disk does not answer: see [Config.Stall].
 func (l *Log) Append(ctx context.Context, r *audit.Record, d audit.Durability) error {
 	if err := audit.Check(r); err != nil {
 		return err
@@ -192,29 +209,70 @@ func (l *Log) Stats() Stats {
 }
 
 // Close writes and signs what was taken, and gives the directory to the next
-// process. The error says that the end is not what it should be.
+// process. The error says that the end is not what it should be. A disk that does
+// not answer is not waited for longer than [Config.CloseWithin]; the directory is
+// kept until it does, or the process ends.
 func (l *Log) Close() error {
 	l.closing.Do(func() {
 		l.q.close()
-		l.archive.close()
-		close(l.stop)
-		<-l.done
-		l.closeErr = l.w.close()
-		l.keeper.close()
-		l.closeErr = errors.Join(l.closeErr, l.lock.Close())
+		ended := make(chan error, 1)
+		go func() {
+			l.archive.close()
+			close(l.stop)
+			<-l.done
+			err := l.w.close()
+			l.keeper.close()
+			ended <- errors.Join(err, l.w.lock.close())
+		}()
+		timer := time.NewTimer(l.w.cfg.CloseWithin)
+		defer timer.Stop()
+		select {
+		case l.closeErr = <-ended:
+		case <-timer.C:
+			l.closeErr = fmt.Errorf("close the audit: for %v %w", l.w.cfg.CloseWithin, errStalled)
+			if lost := l.q.unsafe(); lost > 0 {
+				l.closeErr = fmt.Errorf("%w; %w: up to %d of them, unless it answers before the process ends", l.closeErr, errLost, lost)
+			}
+		}
+		close(l.unwatch)
+		<-l.watched
+		l.q.abandon(unavailable(errStalled)) // Those who still wait for such a disk; else there are none.
 	})
 	return l.closeErr
+}
+
+// watch sees to it that nobody waits for a disk that does not answer. It never
+// asks the disk itself.
+func (l *Log) watch() {
+	defer close(l.watched)
+	tick := time.NewTicker(l.w.cfg.watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.unwatch:
+			return
+		case <-tick.C:
+			if err := l.q.look(); err != nil {
+				l.w.cfg.Failed(err)
+			}
+		}
+	}
 }
 
 // loop is where all writing is done, by one goroutine: what comes while it is
 // busy with the disk is the next batch.
 func (l *Log) loop() {
 	defer close(l.done)
-	tick := time.NewTicker(l.w.cfg.CheckpointEvery)
+	// A little earlier than is promised, since the disk takes its time.
+	tick := time.NewTicker(max(1, l.w.cfg.CheckpointEvery*8/10))
 	defer tick.Stop()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	broken := false
+	if l.w.broken {
+		broken = true
+		timer.Reset(l.w.cfg.RetryEvery)
+	}
 	for {
 		select {
 		case <-l.stop:
@@ -223,15 +281,16 @@ func (l *Log) loop() {
 			if !broken {
 				timer.Reset(l.w.cfg.FlushEvery)
 			}
+			continue
 		case <-l.q.now:
-			l.w.flush()
+			l.busy(l.w.flush)
 		case <-tick.C:
-			l.w.tick()
+			l.busy(l.w.tick)
 		case <-timer.C:
 			if broken = false; l.w.broken {
-				l.w.retry()
+				l.busy(l.w.retry)
 			} else {
-				l.w.flush()
+				l.busy(l.w.flush)
 			}
 		}
 		if l.w.broken && !broken {
@@ -239,4 +298,11 @@ func (l *Log) loop() {
 			timer.Reset(l.w.cfg.RetryEvery)
 		}
 	}
+}
+
+// busy does something that asks the disk, and lets it be seen that it does.
+func (l *Log) busy(do func()) {
+	l.q.busy.Store(l.q.looks.Load() + 1)
+	do()
+	l.q.busy.Store(0)
 }
