@@ -163,8 +163,8 @@ func (a *App) Readiness() server.Readiness {
 		r.Ready = false
 		r.Faults = append(r.Faults, "the decision log cannot be written, so no call is allowed: "+err.Error())
 	}
-	if fault := a.auditFault(); fault != "" {
-		r.Ready = false
+	if fault, denies := a.auditFault(); fault != "" {
+		r.Ready = r.Ready && !denies
 		r.Faults = append(r.Faults, fault)
 	}
 	if a.audit != nil {

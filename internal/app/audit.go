@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -42,6 +43,9 @@ func (a *App) buildAudit(ctx context.Context) error {
 		return fmt.Errorf("audit: %w", err)
 	}
 	a.audit = log
+	if lost := log.Lost(); lost > 0 {
+		a.log.ErrorContext(ctx, "calls had been answered that the audit could not record before the server ended; the audit notes how many", slog.Uint64("lost", lost))
+	}
 	found := log.Found()
 	switch {
 	case found.LostFrom > 0:
@@ -118,7 +122,8 @@ func (r *auditing) RecordAll(ctx context.Context, records []*pdp.Record, errs []
 func (r *auditing) keep(ctx context.Context, rec *pdp.Record, d audit.Durability) error {
 	line, _ := r.records.Get().(*audit.Record)
 	fillAudit(line, rec)
-	// A caller who is gone was decided about all the same.
+	// A caller who is gone was decided about all the same. Nobody waits for ever:
+	// the log refuses all whom the disk does not answer (fileaudit.Config.Stall).
 	err := r.sink.Append(context.WithoutCancel(ctx), line, d)
 	*line = audit.Record{Limits: line.Limits[:0], Shadow: line.Shadow[:0]}
 	r.records.Put(line)
@@ -165,15 +170,20 @@ func (a *App) note(ctx context.Context, r *audit.Record) {
 	}
 }
 
-// auditFault is what of the audit does not work now; "" if all does.
-func (a *App) auditFault() string {
+// auditFault is what of the audit does not work now; "" if all does. denies says
+// that no call is allowed for that.
+func (a *App) auditFault() (fault string, denies bool) {
 	if a.audit == nil {
-		return ""
+		return "", false
 	}
-	if err := a.audit.Err(); err != nil {
-		return "the audit cannot be written, so no call is allowed: " + err.Error()
+	switch err := a.audit.Err(); {
+	case err == nil:
+		return "", false
+	case errors.Is(err, audit.ErrUnavailable):
+		return "no call is allowed: " + err.Error(), true
+	default:
+		return "calls are recorded and allowed, but the end of the audit is not protected (after 10 s of that none is allowed): " + err.Error(), false
 	}
-	return ""
 }
 
 func (a *App) closeAudit() error {
@@ -181,7 +191,8 @@ func (a *App) closeAudit() error {
 		return nil
 	}
 	if err := a.audit.Close(); err != nil {
-		return fmt.Errorf("close the audit: %w", err)
+		a.log.Error("the audit did not end as it should", slog.Any("error", err))
+		return err
 	}
 	return nil
 }

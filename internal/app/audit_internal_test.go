@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -81,6 +84,82 @@ limits: {calls: {rate: 1000/second, per: [agent]}}
 		if said := out.String(); strings.Count(said, `"decision":"ALLOW"`) != 4 || !strings.Contains(said, `"reason":"audit_unavailable"`) {
 			t.Errorf("%s: the decision log says\n%s", mode, said)
 		}
+	}
+}
+
+// A head that cannot be signed is told as what it is: calls are allowed, until
+// that lasts too long. A log that is gone is told at once.
+func TestReadinessTellsOfTheAudit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	testkit.WriteFile(t, filepath.Join(dir, "policy.yaml"), []byte(`
+scopes: {s: {actions: [read, update], resources: ["**"]}}
+agents: {bot: {owner: o@example.com, networks: [any], scopes: [s]}}
+limits: {calls: {rate: 1000/second, per: [agent]}}
+`))
+	cfg := config.Default()
+	cfg.Policy, cfg.State = dir, filepath.Join(t.TempDir(), "state")
+	cfg.GRPCAddr, cfg.AdminAddr, cfg.HealthAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	var ahead atomic.Int64
+	var out, errOut testkit.Buffer
+	a, err := New(t.Context(), cfg, Deps{
+		Stdout: &out, Stderr: &errOut, Embedded: true,
+		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	testkit.Eventually(t, "a server that serves", func() bool { return a.Readiness().Ready })
+	ask := func(action string) pdp.Reason {
+		t.Helper()
+		var dec pdp.Decision
+		if err := a.decider.Authorize(t.Context(), &pdp.Request{Agent: "bot", Action: action, Resource: "x"}, &dec); err != nil {
+			t.Fatal(err)
+		}
+		return dec.Reason
+	}
+	says := func(text string) bool { return strings.Contains(strings.Join(a.Readiness().Faults, "; "), text) }
+
+	head := filepath.Join(a.auditDir(), "head.json.tmp")
+	if err := os.Mkdir(head, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask("update"); got != pdp.ReasonOK {
+		t.Errorf("a write: %s", got)
+	}
+	testkit.Eventually(t, "the fault of the head", func() bool { return says("calls are recorded and allowed, but the end of the audit is not protected") })
+	if r := a.Readiness(); !r.Ready || says("no call is allowed: ") || ask("update") != pdp.ReasonOK {
+		t.Errorf("a head that cannot be signed: %+v", r)
+	}
+	ahead.Store(int64(time.Minute))
+	testkit.Eventually(t, "it has lasted too long", func() bool { return !a.Readiness().Ready && says("no call is allowed: ") })
+	for _, action := range []string{"read", "update"} {
+		if got := ask(action); got != pdp.ReasonAuditUnavailable {
+			t.Errorf("a %s while nothing could be signed for a minute: %s", action, got)
+		}
+	}
+	if err := os.Remove(head); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "all is well", func() bool { return a.Readiness().Ready && len(a.Readiness().Faults) == 0 })
+	if got := ask("update"); got != pdp.ReasonOK {
+		t.Errorf("a write after that: %s", got)
+	}
+	if err := os.RemoveAll(a.auditDir()); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask("update"); got != pdp.ReasonAuditUnavailable {
+		t.Errorf("a write into a directory that is gone: %s", got)
+	}
+	if r := a.Readiness(); r.Ready || !says("no call is allowed: ") {
+		t.Errorf("a directory that is gone: %+v", r)
+	}
+	stop()
+	if err := testkit.Receive(t, "the end of Run", ended); err == nil || !strings.Contains(errOut.String(), "the audit did not end as it should") {
+		t.Errorf("the end without a directory: %v; the log: %s", err, errOut.String())
 	}
 }
 

@@ -80,7 +80,8 @@ func (a *App) tellHealth(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if now := a.decision.Err() == nil && a.auditFault() == ""; now != serving {
+		_, denied := a.auditFault()
+		if now := a.decision.Err() == nil && !denied; now != serving {
 			serving = now
 			for _, service := range []string{authzv1.AuthorizationService_ServiceDesc.ServiceName, authv3.Authorization_ServiceDesc.ServiceName} {
 				a.data.SetServing(serving, service)
