@@ -163,6 +163,21 @@ limits: {calls: {rate: 1000/second, per: [agent]}}
 	}
 }
 
+// A disk that does not answer at the end does not keep the process.
+func TestWithin(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("cause")
+	if err := within(time.Minute, func() error { return cause }); !errors.Is(err, cause) {
+		t.Errorf("what ends in time: %v", err)
+	}
+	hangs, ended := make(chan struct{}), make(chan struct{})
+	if err := within(time.Millisecond, func() error { defer close(ended); <-hangs; return nil }); !errors.Is(err, errNotClosed) {
+		t.Errorf("what hangs: %v", err)
+	}
+	close(hangs)
+	testkit.Receive(t, "its end", ended)
+}
+
 // Everything that can happen to an approval has a kind in the audit.
 func TestApprovalEventsAreAudited(t *testing.T) {
 	t.Parallel()

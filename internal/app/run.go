@@ -60,9 +60,33 @@ func (a *App) Run(ctx context.Context) error {
 	stopWatching()
 	flushCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	err = errors.Join(err, a.decision.Close(flushCtx), a.limits.close(), a.approvals.close(), a.notices.close(), a.closeAudit())
+	err = errors.Join(err, a.decision.Close(flushCtx), within(closeTimeout, a.closeState), a.closeAudit())
 	a.traces.close(ctx, a.abort)
 	return err
+}
+
+// closeTimeout is how long the files of the state directory may take to close: a
+// disk that does not answer must not keep the process.
+const closeTimeout = 5 * time.Second
+
+var errNotClosed = errors.New("the files of the state directory could not be closed: its disk does not answer, see to it")
+
+func (a *App) closeState() error {
+	return errors.Join(a.limits.close(), a.approvals.close(), a.notices.close())
+}
+
+// within waits for do, but not for ever.
+func within(most time.Duration, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return errNotClosed
+	}
 }
 
 // healthEvery is how soon gRPC health follows the decision log.
