@@ -61,8 +61,13 @@ func TestACrashTellsWhatWasOwed(t *testing.T) {
 		return l.q.lost > 0 && l.q.held == 0 && l.q.cur.owed == 0
 	})
 	// What a kill would leave.
-	crashed := t.TempDir()
-	if err := os.CopyFS(crashed, os.DirFS(cfg.Dir)); err != nil {
+	crashed, beside := t.TempDir(), t.TempDir()
+	for to, from := range map[string]string{crashed: cfg.Dir, beside: filepath.Dir(cfg.KeyFile)} {
+		if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(beside, filepath.Base(cfg.KeyFile)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	disk.set(nil, nil, nil, nil)
@@ -73,7 +78,7 @@ func TestACrashTellsWhatWasOwed(t *testing.T) {
 	if v := mustVerify(t, cfg.Dir); v.Lost != 0 || v.Records != uint64(taken) {
 		t.Errorf("the process lived: %d lost, %d of %d records", v.Lost, v.Records, taken)
 	}
-	l = mustOpen(t, Config{Dir: crashed, KeyFile: cfg.KeyFile})
+	l = mustOpen(t, Config{Dir: crashed, KeyFile: filepath.Join(beside, filepath.Base(cfg.KeyFile))})
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

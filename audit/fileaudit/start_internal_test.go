@@ -25,17 +25,6 @@ func copyDir(t *testing.T, from, to string) {
 	}
 }
 
-func emptyDir(t *testing.T, dir string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		removeFile(t, filepath.Join(dir, e.Name()))
-	}
-}
-
 func removeFile(t *testing.T, path string) {
 	t.Helper()
 	if err := os.Remove(path); err != nil {

@@ -193,7 +193,7 @@ func TestAuditIsVerified(t *testing.T) {
 	whole := map[string]any{
 		"fault": nil, "segments": 1., "lines": lines, "records": 6., "proved": 6., "adopted": 0., "first_seq": 1., "last_seq": lines, "from": from, "to": to,
 		"removed": false, "checkpoints": lines - 6, "signed_seq": lines, "unsigned": 0., "closed": true, "torn_bytes": 0.,
-		"crashes": 0., "failures": 0., "refused": 0., "ignored": 0.,
+		"crashes": 0., "failures": 0., "refused": 0., "lost": 0., "ignored": 0.,
 	}
 	if diff := cmp.Diff(whole, verified(t, dir, cli.ExitOK)); diff != "" {
 		t.Errorf("as JSON (-want +got):\n%s", diff)
