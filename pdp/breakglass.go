@@ -270,7 +270,7 @@ func (v *view) reviewer(a *store.Approval, p Person) error {
 	case a.Grant == nil || a.Grant.BreakGlass == nil:
 		return &InvalidError{Field: "id", Why: "id is not that of a break-glass; see kelpie breakglass list"}
 	case !a.State.Final():
-		return fmt.Errorf("%w: it is not over; cancel it first", ErrNotEligible)
+		return &InvalidError{Field: "id", Why: "id is that of an emergency that is not over; review it afterwards, or cancel it first"}
 	case a.Grant.BreakGlass.ReviewedBy != "":
 		return fmt.Errorf("%w: %s reviewed it", ErrApprovalDecided, a.Grant.BreakGlass.ReviewedBy)
 	}

@@ -164,7 +164,8 @@ func (*Desk) showWhole(r *ApprovalRecord, a *store.Approval) {
 }
 
 func (r *ApprovalRecord) details(what *shown) {
-	r.Partial, r.Masked, r.Details = !what.Whole, what.Masked, nil
+	// A grant has no parameters of its own: there is nothing that is not shown of them.
+	r.Partial, r.Masked, r.Details = !what.Whole && r.Grant == nil, what.Masked, nil
 	for _, detail := range what.Details {
 		r.Details = append(r.Details, ApprovalDetail(detail))
 	}

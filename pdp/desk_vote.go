@@ -207,7 +207,10 @@ func (x *ballotBox) counted(a *store.Approval) (*store.Approval, error) {
 	if err != nil || said {
 		return nil, err
 	}
-	if a.State != store.Pending {
+	switch {
+	case a.State == store.Approved && !x.vote.Yes:
+		return nil, fmt.Errorf("%w: it is approved; cancel takes that back", ErrApprovalDecided)
+	case a.State != store.Pending:
 		return nil, fmt.Errorf("%w: it is %s", ErrApprovalDecided, a.State)
 	}
 	e := x.view.electorate(a)

@@ -286,7 +286,7 @@ func readable(d time.Duration) time.Duration {
 func (s *Service) explainConsume(j *judgment) Check {
 	switch {
 	case s.cfg.Approvals == nil:
-		return skipped(checkConsume, "approvals are not kept by this build")
+		return skipped(checkConsume, "no approvals are kept here; ask a server")
 	case j.granted != ReasonOK:
 		return skipped(checkConsume, "an explanation does not use the approval")
 	default:

@@ -96,7 +96,7 @@ func shapeOf(b *Binding, salt string) (*shape, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &shape{Salt: salt, Base: sum, Cost: max(b.Cost, 0)}
+	s := &shape{Salt: salt, Base: sum, Cost: costOf(b)}
 	if b.ParametersState == policy.ParametersAbsent {
 		return s, nil
 	}
@@ -115,6 +115,14 @@ func shapeOf(b *Binding, salt string) (*shape, error) {
 		s.Members[name] = hex.EncodeToString(h.Sum(nil))
 	}
 	return s, nil
+}
+
+// costOf is what a call costs: 1 unless it says something else.
+func costOf(b *Binding) float64 {
+	if b.Cost > 0 {
+		return b.Cost
+	}
+	return 1
 }
 
 // holdsSecret tells whether an approver is not shown all of the parameters since a

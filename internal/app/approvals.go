@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -150,7 +151,7 @@ func (a *App) alarming(next pdp.Recorder) pdp.Recorder {
 			return
 		}
 		a.log.ErrorContext(ctx, "somebody broke the glass: calls of this agent wait for nobody's yes", slog.String("id", r.ApprovalID),
-			slog.String("agent", r.Agent), slog.String("by", r.Event.Actor), slog.String("why", r.Event.Why), slog.Time("until", r.ApprovalExpires))
+			slog.String("agent", r.Agent), slog.String("actions", cmp.Or(r.Action, "any")), slog.String("resources", r.Resource), slog.String("by", r.Event.Actor), slog.String("why", r.Event.Why), slog.Time("until", r.ApprovalExpires))
 	})
 }
 

@@ -237,12 +237,16 @@ func (p *printer) approval(a *approvalv1.Approval, now time.Time) {
 	p.row("by", a.GetEndedBy())
 	p.row("why", a.GetWhy())
 	p.row("used by", a.GetUsedBy())
-	for _, text := range []string{a.GetAgent(), a.GetAction(), a.GetResource()} {
+	texts := []string{a.GetAgent(), a.GetSubject(), a.GetAction(), a.GetResource()}
+	for _, d := range a.GetDetails() {
+		texts = append(texts, d.GetName(), d.GetValue())
+	}
+	for _, text := range texts {
 		if mixed := alphabets(text); mixed != "" {
 			p.row("look twice", fmt.Sprintf("%s has letters that look alike, of %s", cutAt(text, 120), mixed))
 		}
 	}
-	if a.GetPartial() && open(a.GetState()) {
+	if a.GetPartial() && a.GetGrant() == nil && open(a.GetState()) {
 		p.row("not all", "the parameters were not seen whole: what you do not see is part of the call")
 	}
 	if a.GetMasked() && open(a.GetState()) {

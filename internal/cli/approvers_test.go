@@ -89,7 +89,7 @@ func TestBreakGlass(t *testing.T) {
 	do(order+admin, cli.ExitError, "the admin token does not say who has it")
 	do(order+other, cli.ExitError, "not in the approver group breakglass")
 	do("breakglass list"+oncall, cli.ExitOK, "No glass is broken")
-	id := regexp.MustCompile(`apr_[0-9a-f]{32}`).FindString(do(order+" --action delete --resource salesforce/**"+oncall, cli.ExitOK, "calls of data-cleaner wait for nobody until"))
+	id := regexp.MustCompile(`apr_[0-9a-f]{32}`).FindString(do(order+" --action delete --resource salesforce/**"+oncall, cli.ExitOK, "calls of data-cleaner (actions delete, resources salesforce/**) wait for nobody until"))
 	if o := run(t, args("check --server "+s.grpc, call("data-cleaner", "delete", "salesforce/leads/42", "10.8.0.5"))...); o.code != cli.ExitOK || !strings.Contains(o.stdout, "ALLOW  ok_breakglass") {
 		t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}

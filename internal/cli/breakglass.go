@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,8 +61,8 @@ func newBreakGlassOpen(env *Env) *cobra.Command {
 					p.approvalJSON(got)
 				} else {
 					a := got.GetApproval()
-					p.printf("%s: calls of %s wait for nobody until %s; `kelpie approvals cancel %s` ends it. Somebody else has to review it by %s.\n",
-						p.paint(red, visible(a.GetId())), word(a.GetAgent()), stampOf(a.GetExpiresAt()), visible(a.GetId()), stampOf(a.GetGrant().GetBreakGlass().GetReviewBy()))
+					p.printf("%s: calls of %s (actions %s, resources %s) wait for nobody until %s; `kelpie approvals cancel %s` ends it. Somebody else has to review it by %s.\n",
+						p.paint(red, visible(a.GetId())), word(a.GetAgent()), cmp.Or(word(a.GetGrant().GetBreakGlass().GetAction()), "any"), word(a.GetGrant().GetResource()), stampOf(a.GetExpiresAt()), visible(a.GetId()), stampOf(a.GetGrant().GetBreakGlass().GetReviewBy()))
 				}
 				return p.done()
 			})
