@@ -160,6 +160,7 @@ const holderText = "%d\nlost %d\n"
 // pledge notes how many records no segment has yet. It is written into room
 // that the file has already, since it is needed when the disk is full.
 func (h *holder) pledge(lost uint64) {
+	h.lost = lost
 	text := fmt.Sprintf(holderText, os.Getpid(), lost)
 	_, err := h.file.WriteAt([]byte(text), 0)
 	if err == nil {
@@ -190,7 +191,7 @@ func (h *holder) again() error {
 	}
 	_ = h.file.Close() // Nobody can find it any more.
 	h.file, h.info = f, info
-	h.pledge(0)
+	h.pledge(h.lost)
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package fileaudit
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -18,7 +20,13 @@ func keptPath(cfg *Config) string {
 	if filepath.Clean(filepath.Dir(cfg.KeyFile)) == filepath.Clean(cfg.Dir) {
 		return ""
 	}
-	return cfg.KeyFile + keptSuffix
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		dir = cfg.Dir
+	}
+	// One key can be that of several logs.
+	sum := sha256.Sum256([]byte(filepath.Clean(dir)))
+	return cfg.KeyFile + "." + hex.EncodeToString(sum[:4]) + keptSuffix
 }
 
 // readKept reads the copy. nil: there is none that this key signed.

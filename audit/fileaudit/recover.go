@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/kelpie-authz/kelpie/audit"
 )
@@ -38,7 +37,7 @@ func (w *writer) recover(found *Recovery, made bool) error {
 		return fmt.Errorf("the audit in %s is log %s, and %s is the head of log %s: give that one back, or move the file away to go on with this one",
 			w.cfg.Dir, head.Chain, keptPath(w.cfg), kept.Chain)
 	}
-	t := &tail{dir: w.cfg.Dir, head: head, now: w.now()}
+	t := &tail{dir: w.cfg.Dir, head: head}
 	if head == nil || (kept != nil && kept.Seq > head.Seq) {
 		t.head = kept // Somebody removed the head, or put an older one back.
 	}
@@ -137,20 +136,12 @@ func isHead(c *audit.Checkpoint, key ed25519.PublicKey) bool {
 	return isSigned(c, key) && (c.Purpose == audit.PurposeHead || c.Purpose == audit.PurposeClosed)
 }
 
-// skew is how much earlier than the head a line may have happened that was written
-// after it: a call can wait so long for the disk, and no clock is perfect.
-const skew = time.Minute
-
-// ahead is how far a clock may have been ahead of the one that this start has.
-const ahead = 2 * time.Second
-
 // tail is where a log ends.
 type tail struct {
 	dir string
 	// head is the last one that is known, gone says that it was not where it should be.
 	head *audit.Checkpoint
 	gone bool
-	now  time.Time
 
 	chain  string
 	number uint64
@@ -352,7 +343,7 @@ func (t *tail) step(line []byte, end *mark) bool {
 		return false
 	}
 	r, err := audit.DecodeRecord(sealed.Body)
-	if err != nil || !t.fits(&sealed, &r) {
+	if err != nil || !t.fits(&sealed) {
 		return false
 	}
 	if !r.Kind.Note() {
@@ -363,8 +354,9 @@ func (t *tail) step(line []byte, end *mark) bool {
 }
 
 // fits tells whether a line can be what the head vouches for, or what was written
-// after it: hashes alone prove nothing there, but a time can tell that it was not.
-func (t *tail) fits(sealed *audit.Sealed, r *audit.Record) bool {
+// after it. Nothing proves the latter; its time does not either, for the clock of a
+// start can be behind that of the last run, and what was answered must stay.
+func (t *tail) fits(sealed *audit.Sealed) bool {
 	h := t.head
 	switch {
 	case h == nil || sealed.Seq < h.Seq:
@@ -372,7 +364,7 @@ func (t *tail) fits(sealed *audit.Sealed, r *audit.Record) bool {
 	case sealed.Seq == h.Seq:
 		return sealed.Stated == h.Hash
 	default:
-		return h.Purpose != audit.PurposeClosed && !r.Time.Before(h.Time.Add(-skew)) && !r.Time.After(t.now.Add(ahead))
+		return h.Purpose != audit.PurposeClosed
 	}
 }
 

@@ -18,13 +18,16 @@ import (
 	"github.com/kelpie-authz/kelpie/pdp"
 )
 
+// mostTold bounds the faults that are remembered as told.
+const mostTold = 100
+
 // buildAudit opens the audit, unless it is switched off.
 func (a *App) buildAudit(ctx context.Context) error {
 	if a.cfg.Audit.Mode == config.AuditOff {
 		a.log.WarnContext(ctx, "there is no audit: what was decided is in the decision log alone, which a crash can cut", slog.String("key", "audit"))
 		return nil
 	}
-	var told time.Time
+	told := map[string]time.Time{}
 	var mu sync.Mutex
 	log, err := fileaudit.Open(fileaudit.Config{ //nolint:contextcheck // It lives longer than the start.
 		Dir: a.auditDir(), KeyFile: a.auditKey(), KeepAge: a.cfg.Audit.KeepAge, KeepBytes: a.cfg.Audit.KeepBytes,
@@ -32,9 +35,12 @@ func (a *App) buildAudit(ctx context.Context) error {
 		Failed: func(err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			// It is tried again and again; one line a minute is enough.
-			if now := a.deps.Now(); told.IsZero() || now.Sub(told) >= time.Minute {
-				told = now
+			// It is tried again and again; of each fault one line a minute is enough.
+			if now := a.deps.Now(); told[err.Error()].IsZero() || now.Sub(told[err.Error()]) >= time.Minute {
+				if len(told) >= mostTold {
+					clear(told)
+				}
+				told[err.Error()] = now
 				a.log.ErrorContext(ctx, "the audit cannot be kept as it should", slog.Any("error", err))
 			}
 		},
