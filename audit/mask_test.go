@@ -87,3 +87,47 @@ func TestSecretsAreMasked(t *testing.T) {
 		}
 	}
 }
+
+// What looks like a secret is masked to its end, and what stands beside it is left.
+func TestMaskSecrets(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"nothing of it":                           "nothing of it",
+		"rm -rf /srv/prod # token=hunter2 then":   "rm -rf /srv/prod # [masked] then",
+		"use password: hunter2":                   "use [masked]",
+		"password=@hunter2-very-secret":           "[masked]",
+		"token: @hunter2 x":                       "[masked] x",
+		"sig=@abcdef0123":                         "[masked]",
+		"password: \"correct horse staple\" to x": "[masked]\" to x",
+		"secret='a b c' d":                        "[masked]' d",
+		"a password: correct horse\nof all":       "a [masked]\nof all",
+		"Server=db;Password=a b c;Timeout=3":      "Server=db;[masked];Timeout=3",
+		"pwd: a\u2028b":                           "[masked]\u2028b",
+		"token=a\u00a0b c":                        "[masked] c",
+		"go to https://bob:hunter2@example.com/x": "go to [masked]example.com/x",
+		"key -----BEGIN PRIVATE KEY----- a\nb":    "key [masked]",
+		"Bearer abcdefgh12345678 is it":           "[masked] is it",
+		"ghp_abcdefghijklmnop1234 and more":       "[masked] and more",
+		"q7Zk2Xv9Rb4Tn8Lm3Wc6Ys1Pd5 and more":     "[masked] and more",
+	} {
+		if got := audit.MaskSecrets(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+		if masked := audit.MaskSecrets(text) != text; masked != audit.LooksSecret(text) {
+			t.Errorf("%q: masked %v, looks like a secret %v", text, masked, audit.LooksSecret(text))
+		}
+	}
+}
+
+// FuzzMaskSecrets: what is found is masked, and nothing of it is left to be found.
+func FuzzMaskSecrets(f *testing.F) {
+	for _, seed := range []string{"password: \"a b\" c", "https://a:b@c token=d", "-----begin private key", "q7Zk2Xv9Rb4Tn8Lm3Wc6Ys1Pd5", "pwd:\u2028x;"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got := audit.MaskSecrets(text)
+		if (got != text) != audit.LooksSecret(text) && !strings.Contains(text, audit.Masked) {
+			t.Errorf("%q: %q, looks like a secret: %v", text, got, audit.LooksSecret(text))
+		}
+	})
+}

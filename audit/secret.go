@@ -4,7 +4,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 )
 
 // NamesSecret tells whether a member of this name holds a secret. Case and what
@@ -78,18 +77,7 @@ func LooksSecret(text string) bool {
 func MaskSecrets(text string) string {
 	spans := secretForms.FindAllStringIndex(text, -1)
 	for _, span := range spans {
-		switch rest := text[span[1]:]; {
-		case strings.HasPrefix(text[span[0]:], "-----"):
-			span[1] = len(text) // What follows is the key.
-		case text[span[1]-1] == '@':
-			// The address behind it is no secret.
-		default:
-			end := strings.IndexFunc(rest, unicode.IsSpace)
-			if end < 0 {
-				end = len(rest)
-			}
-			span[1] += end
-		}
+		span[1] = secretEnd(text, span[0], span[1])
 	}
 	for _, span := range longRun.FindAllStringIndex(text, -1) {
 		if run := text[span[0]:span[1]]; !uuidForm.MatchString(run) && mixed(run) {
@@ -111,6 +99,33 @@ func MaskSecrets(text string) string {
 	out.WriteString(text[at:])
 	return out.String()
 }
+
+// secretEnd is where a secret ends that was found by its beginning.
+func secretEnd(text string, from, to int) int {
+	found, rest := text[from:to], text[to:]
+	until := func(set string) int {
+		if end := strings.IndexAny(rest, set); end >= 0 {
+			return to + end
+		}
+		return len(text)
+	}
+	const lineEnds = "\n\r\u2028\u2029\u0085"
+	switch last := found[len(found)-1]; {
+	case strings.HasPrefix(found, "-----"):
+		return len(text) // What follows is the key.
+	case last == '@' && strings.Contains(found, "://"):
+		return to // The address behind it is no secret.
+	case (last == '"' || last == '\'' || last == '`') && strings.ContainsAny(found, ":="):
+		return until(string(last)) // To the end of the quotes.
+	case phraseForm.MatchString(found):
+		return until(";" + lineEnds) // It can have spaces in it.
+	default:
+		return until(" \t" + lineEnds)
+	}
+}
+
+// phraseForm is of what names a secret that a human may have chosen.
+var phraseForm = regexp.MustCompile(`(?i)^(?:password|passwd|pwd|secret|client_secret)\s*[:=]`)
 
 // mixed tells a run of random characters from a long name or a path: it turns
 // between digits and letters often, or is a long number in hex.
