@@ -205,10 +205,30 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Human, error) {
 	if err != nil {
 		return Human{}, refuse("its claims cannot be read")
 	}
+	if name := misspelt(all, v.cfg); name != "" {
+		return Human{}, refuse("it has a claim that some would read as " + name)
+	}
 	if err := v.checkClaims(t, &c); err != nil {
 		return Human{}, err
 	}
 	return v.human(&c, all, t.Subject)
+}
+
+// misspelt is a claim that counts and that another one reads like but for capitals:
+// the library that verifies tokens takes either for it.
+func misspelt(all map[string]any, cfg Config) string {
+	counts := []string{
+		"iss", "sub", "aud", "exp", "iat", "nbf", "azp", "act", "client_id", "cid", "gty", "grant_type", "idtyp", "events", "email", "email_verified",
+		"acr", "auth_time", cfg.NameClaim, cfg.GroupsClaim,
+	}
+	for claim := range all {
+		for _, name := range counts {
+			if claim != name && strings.EqualFold(claim, name) {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // readClaims reads claims by their exact names, each of which occurs once: a reader
