@@ -35,10 +35,19 @@ func humanKey(name string) string {
 
 // unwrapped is an address without what mail programs and URIs put around it.
 func unwrapped(name string) string {
-	name = strings.Trim(strings.TrimSpace(name), `<>"'`)
-	for _, scheme := range [...]string{"mailto:", "acct:"} {
-		if len(name) > len(scheme) && strings.EqualFold(name[:len(scheme)], scheme) {
-			name = name[len(scheme):]
+	for before := ""; before != name; {
+		before = name
+		if from, to := strings.LastIndexByte(name, '<'), strings.LastIndexByte(name, '>'); from >= 0 && to > from {
+			name = name[from+1 : to]
+		}
+		name = strings.Trim(strings.TrimSpace(name), `<>"'`)
+		for _, scheme := range [...]string{"mailto:", "acct:"} {
+			if len(name) > len(scheme) && strings.EqualFold(name[:len(scheme)], scheme) {
+				name, _, _ = strings.Cut(name[len(scheme):], "?")
+			}
+		}
+		if at := strings.IndexByte(name, '('); at > 0 && strings.HasSuffix(name, ")") {
+			name = name[:at] // A comment, as RFC 5322 has it.
 		}
 	}
 	return strings.NewReplacer("%40", "@", `"`, "", "。", ".", "｡", ".").Replace(name)

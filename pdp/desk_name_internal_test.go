@@ -13,7 +13,7 @@ func TestHumanKey(t *testing.T) {
 	same := [][]string{
 		{
 			"alice@example.com", "ALICE@EXAMPLE.COM", "alice+bot@example.com", " alice@example.com", "a\u200blice@example.com", "аlice@example.com", "al1ce@example.com", "ａlice@example.com", "alice@example.com.",
-			"mailto:alice@example.com", "MAILTO:Alice@example.com", "<alice@example.com>", `"alice"@example.com`, "alice%40example.com", "acct:alice@example.com", "alice@example。com", "ɑlice@example.com",
+			"mailto:alice@example.com", "MAILTO:Alice@example.com", "mailto:<alice@example.com>", "Alice Doe <alice@example.com>", "mailto:mailto:alice@example.com", "alice@example.com (Alice)", "mailto:alice@example.com?subject=x", "<alice@example.com>", `"alice"@example.com`, "alice%40example.com", "acct:alice@example.com", "alice@example。com", "ɑlice@example.com",
 		},
 		{"jürgen", "ju\u0308rgen", "JÜRGEN", "Ju\u0308rgen", "jurgen"},
 		{"ΟΛΓΑ", "ολγα"},

@@ -315,11 +315,8 @@ func (d *Desk) cancelGrants(ctx context.Context, a *store.Approval, b *Ballot) e
 	if a.Grant != nil {
 		return nil
 	}
-	found, _, err := d.cfg.Store.List(ctx, store.Filter{States: []store.State{store.Approved}, Agent: a.Agent, Limit: maxListed})
+	found, err := d.grantsOf(ctx, a)
 	for _, g := range found {
-		if g.Grant == nil || g.Grant.From != a.ID {
-			continue
-		}
 		for range swapTries {
 			v, viewErr := d.view()
 			if viewErr != nil {
@@ -340,6 +337,22 @@ func (d *Desk) cancelGrants(ctx context.Context, a *store.Approval, b *Ballot) e
 		return fmt.Errorf("it is taken back, and a standing grant that was made with it may not be; cancel it again: %w", err)
 	}
 	return nil
+}
+
+// grantsOf are the standing grants in force that were made with a yes.
+func (d *Desk) grantsOf(ctx context.Context, a *store.Approval) (grants []*store.Approval, err error) {
+	for after := ""; ; {
+		found, next, err := d.cfg.Store.List(ctx, store.Filter{States: []store.State{store.Approved}, Agent: a.Agent, Limit: maxListed, After: after})
+		for _, g := range found {
+			if g.Grant != nil && g.Grant.From == a.ID {
+				grants = append(grants, g)
+			}
+		}
+		if err != nil || next == "" {
+			return grants, err
+		}
+		after = next
+	}
 }
 
 // cancelRefusal says why somebody may not cancel; nil if he may.

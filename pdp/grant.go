@@ -310,7 +310,34 @@ func (d *Desk) stand(ctx context.Context, g *store.Approval, vote store.Vote, p 
 	if err := d.recorded(ctx, kept, v.now, e); err != nil {
 		return nil, err
 	}
-	return kept, d.cfg.Store.Swap(ctx, kept)
+	if err := d.cfg.Store.Swap(ctx, kept); err != nil {
+		return nil, err
+	}
+	return kept, d.standsStill(ctx, kept)
+}
+
+// standsStill takes a grant back whose yes was taken back while it was made: whoever
+// did that found no grant yet.
+func (d *Desk) standsStill(ctx context.Context, g *store.Approval) error {
+	from, err := d.cfg.Store.Get(ctx, g.Grant.From)
+	if err == nil && (from.State == store.Approved || from.State == store.Consumed) {
+		return nil
+	}
+	for range swapTries {
+		v, viewErr := d.view()
+		if viewErr != nil {
+			return viewErr
+		}
+		now, loadErr := d.load(ctx, g.ID, &v)
+		if loadErr != nil || now.State.Final() {
+			return errors.Join(err, loadErr, ErrApprovalDecided)
+		}
+		next := v.ended(now, store.Revoked, "", "the yes that it was made with does not stand any more")
+		if swapErr := d.swap(ctx, next, v.now, eventOf(next)); !again(swapErr) {
+			return errors.Join(err, swapErr, fmt.Errorf("%w: the yes was taken back meanwhile", ErrApprovalDecided))
+		}
+	}
+	return errors.Join(err, errBusy)
 }
 
 // grantText says what a grant allows, for the record.

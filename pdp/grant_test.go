@@ -91,6 +91,31 @@ func TestStandingGrantGoesWithItsYes(t *testing.T) {
 	o.want(t, payOf("5", landlord), pdp.RequireApproval, pdp.ReasonApprovalRequired)
 }
 
+// Also where it is taken back while the grant is being made.
+func TestStandingGrantWhoseYesIsTakenBackMeanwhile(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, 1)
+	id := o.opened(t, payOf("82000", landlord))
+	var once sync.Once
+	o.rec.fail = func(r *pdp.Record) error {
+		if r.Event != nil && r.Event.Kind == pdp.ApprovalMet {
+			once.Do(func() {
+				o.rec.mu.Unlock() // The record of the yes is being written.
+				defer o.rec.mu.Lock()
+				if _, err := o.desk.Cancel(context.Background(), &pdp.Ballot{ApprovalID: id, Person: lead, Reason: "no"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return nil
+	}
+	terms := upTo(100000)
+	if _, err := o.desk.Approve(t.Context(), &pdp.Ballot{ApprovalID: id, Person: controller, Standing: &terms}); !errors.Is(err, pdp.ErrApprovalDecided) {
+		t.Errorf("the approver is told %v", err)
+	}
+	o.want(t, payOf("5", landlord), pdp.RequireApproval, pdp.ReasonApprovalRequired)
+}
+
 // What was approved once goes through so many times more, within bounds, and no
 // limit is charged for what does not.
 func TestStandingGrant(t *testing.T) {

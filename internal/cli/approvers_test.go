@@ -96,7 +96,7 @@ func TestBreakGlass(t *testing.T) {
 	do("breakglass list"+lead, cli.ExitOK, "INC-7   afterwards  down")
 	do("approvals show "+id+lead, cli.ExitOK, "The glass is broken: calls of the agent need no yes")
 	do("approvals list"+lead, cli.ExitOK, "nobody: the glass is broken")
-	do("breakglass review "+id+" --reason fine"+lead, cli.ExitError, "it is not over")
+	do("breakglass review "+id+" --reason fine"+lead, cli.ExitError, "not over")
 	do("approvals cancel "+id+" --yes"+lead, cli.ExitOK, "REVOKED")
 	do("approvals show "+id+lead, cli.ExitOK, "The glass was broken, which has ended: this lets no call through any more")
 	do("approvals list --all"+lead, cli.ExitOK, "ended: the glass was broken, used 1 time\n")
