@@ -67,12 +67,14 @@ func TestAuditPageByHand(t *testing.T) {
 	}
 	_, script, _ := block(t, readPage(t), "audit/fileaudit runs it\n")
 	dir := t.TempDir()
-	l := open(t, fileaudit.Config{Dir: dir})
 	r := usual()
 	r.Resource = "a\\b \"c\" \u202e\n%s é"
-	mustAppend(t, l, &r)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
+	for range 2 { // Two segments, the first of which is compressed.
+		l := open(t, fileaudit.Config{Dir: dir})
+		mustAppend(t, l, &r)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	run := func() (string, error) {
 		cmd := exec.Command("bash", "-euo", "pipefail", "-c", script)
@@ -80,16 +82,11 @@ func TestAuditPageByHand(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	plain(t, dir)
 	out, err := run()
-	if err != nil || !strings.Contains(out, "Signature Verified Successfully") {
+	if err != nil || !strings.Contains(out, "Signature Verified Successfully") || !strings.Contains(out, "whole, up to line ") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	_, last, _ := strings.Cut(out, "the last hash is ")
-	last, rest, _ := strings.Cut(last, "\n")
-	if !strings.Contains(rest, "with hash "+last) {
-		t.Errorf("the head signs another hash:\n%s", out)
-	}
+	plain(t, dir)
 	path := filepath.Join(dir, seg1)
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -100,5 +97,26 @@ func TestAuditPageByHand(t *testing.T) {
 	}
 	if out, err := run(); err == nil || !strings.Contains(out, "this line is not what was written") {
 		t.Errorf("a changed line: %v\n%s", err, out)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(); err != nil {
+		t.Errorf("without what retention may have removed: %v\n%s", err, out)
+	}
+	last, err := filepath.Glob(filepath.Join(dir, "audit-*2.jsonl"))
+	if err != nil || len(last) != 1 {
+		t.Fatal(last, err)
+	}
+	raw, err = os.ReadFile(last[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := raw[:strings.LastIndex(strings.TrimSuffix(string(raw), "\n"), "\n")+1]
+	if err := os.WriteFile(last[0], cut, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(); err == nil || !strings.Contains(out, "and the last line has") {
+		t.Errorf("without the last line: %v\n%s", err, out)
 	}
 }
