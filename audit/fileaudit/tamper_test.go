@@ -332,4 +332,32 @@ func TestAnchor(t *testing.T) {
 	if fault := load(t, dir).faultOf(t, at, k, first, latest); fault != nil {
 		t.Errorf("the log as it is: %v", fault)
 	}
+	// It stands in for a head that is gone.
+	for _, c := range []struct {
+		log   string
+		heads []audit.Checkpoint
+		want  []audit.FaultKind
+	}{
+		{dir, []audit.Checkpoint{latest}, []audit.FaultKind{audit.FaultMissing}},
+		{at, []audit.Checkpoint{first, latest}, []audit.FaultKind{audit.FaultMissing, audit.FaultTail}},
+		{at, nil, []audit.FaultKind{audit.FaultMissing}},
+	} {
+		if c.log == at {
+			old.faultOf(t, at, k)
+		}
+		if err := os.Remove(filepath.Join(c.log, "head.json")); err != nil {
+			t.Fatal(err)
+		}
+		v, err := fileaudit.Verify(context.Background(), c.log, k, c.heads...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kinds []audit.FaultKind
+		for _, f := range v.Faults() {
+			kinds = append(kinds, f.Kind)
+		}
+		if !slices.Equal(kinds, c.want) || (v.Lines > 0) != (len(c.heads) > 0) {
+			t.Errorf("without its head: %v, %d lines, want %v", v.Faults(), v.Lines, c.want)
+		}
+	}
 }

@@ -165,8 +165,14 @@ func (v *verifier) signed() error {
 		case err != nil:
 			return fmt.Errorf("verify the audit: %w", err)
 		case c == nil && f.needed:
-			v.faultf(audit.FaultMissing, "the signed head is not there: nobody can tell whether the end was cut off")
-			return nil
+			kept := v.keptHead()
+			if kept == nil {
+				v.faultf(audit.FaultMissing, "the signed head is not there: nobody can tell whether the end was cut off")
+				return nil
+			}
+			v.faultf(audit.FaultMissing, "the signed head is not there; that which was kept elsewhere is taken for it")
+			v.broken, v.head = false, kept
+			continue
 		case c == nil:
 			continue
 		}
@@ -183,6 +189,22 @@ func (v *verifier) signed() error {
 	}
 	v.begin()
 	return nil
+}
+
+// keptHead is the newest of the heads that were kept elsewhere; nil: there is none
+// that the key signed. Lines can have followed it, also if it ended a log.
+func (v *verifier) keptHead() (newest *audit.Checkpoint) {
+	for i := range v.anchors {
+		if a := &v.anchors[i]; isHead(a, v.key) && (newest == nil || a.Seq > newest.Seq) {
+			newest = a
+		}
+	}
+	if newest != nil {
+		open := *newest
+		open.Purpose = audit.PurposeHead
+		newest = &open
+	}
+	return newest
 }
 
 // unsigned notes that a file beside the segments is not signed by the key. Most often
