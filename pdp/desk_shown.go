@@ -77,8 +77,8 @@ func shownOf(ask *ApprovalAsk, salt string) ([]byte, error) {
 		if s.unshowable {
 			return nil, errUnshowable
 		}
-		s.Masked = s.holdsSecret()
-		if !s.partial && !s.Masked {
+		s.Masked = s.holdsSecret("")
+		if !s.partial && !s.holdsSecret(parametersShown) {
 			var err error
 			if s.Shape, err = shapeOf(b, salt); err != nil {
 				return nil, err

@@ -226,8 +226,11 @@ func TestWhatIsCutIsPartial(t *testing.T) {
 		"a longer value in a list": {parameters: `{"a":[{"b":` + value(514) + `}]}`, partial: true},
 		"a secret":                 {parameters: `{"password":"` + strings.Repeat("hunter2", 100) + `"}`, masked: true},
 		"a secret in a text":       {parameters: `{"text":"use password: hunter2 for it"}`, masked: true},
-		"as many members":          {parameters: members(78)},
-		"a member more":            {parameters: members(79), partial: true},
+		"a secret of the context": {parameters: `{}`, change: func(r *pdp.Request) {
+			r.Context = map[string]any{"channel": map[string]any{"token": "hunter2"}}
+		}, masked: true},
+		"as many members": {parameters: members(78)},
+		"a member more":   {parameters: members(79), partial: true},
 		"a longer value of the context": {parameters: `{}`, change: func(r *pdp.Request) {
 			r.Context = map[string]any{"channel": strings.Repeat("v ", 257)}
 		}, partial: true},

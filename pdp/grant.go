@@ -125,11 +125,11 @@ func costOf(b *Binding) float64 {
 	return 1
 }
 
-// holdsSecret tells whether an approver is not shown all of the parameters since a
-// part looks like a secret.
-func (s *shown) holdsSecret() bool {
+// holdsSecret tells whether an approver is not shown all of what a name begins, the
+// parameters or everything, since a part looks like a secret.
+func (s *shown) holdsSecret(of string) bool {
 	return slices.ContainsFunc(s.Details, func(d shownDetail) bool {
-		return strings.HasPrefix(d.Name, parametersShown) && (strings.Contains(d.Value, audit.Masked) || strings.Contains(d.Name, audit.Masked))
+		return strings.HasPrefix(d.Name, of) && (strings.Contains(d.Value, audit.Masked) || strings.Contains(d.Name, audit.Masked))
 	})
 }
 
